@@ -1,0 +1,1 @@
+"""Feast definitions, derived from the feature registry."""

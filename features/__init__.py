@@ -1,0 +1,1 @@
+"""Pure feature logic, one code for online and offline use."""

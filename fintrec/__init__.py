@@ -1,0 +1,1 @@
+"""Models, training, ranking, calibration, replay: everything that needs no broker and no store."""
