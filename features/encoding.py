@@ -1,0 +1,156 @@
+"""The one encoder: user states and requests to the arrays that the models read.
+
+Used unchanged by training, evaluation, explanation and both workers. Arrays are left padded to a
+length bucket, so the newest interaction always stands last and Triton can batch equal shapes.
+Nothing here depends on a model version: fitted constants and vocabularies live in the artefact.
+
+Shapes: B batch, T bucket length.
+
+    tokens_BTC   int32    TOKEN_COLUMNS; open names as fingerprints, closed names as codes; 0 padding
+    times_BT     int64    event time in ms, 0 padding
+    dynamic_BTF  float16  F_d(t) through `squash`, registry order; 0 padding
+    visits_BT    int32    visit number within the user's window, -1 padding (explanation only)
+    context_BX   float16  F_s (NUM_STATIC), F_fm (FM_WIDTH), 1 if F_fm is missing
+    request_BR   int64    REQUEST_COLUMNS
+"""
+
+from collections.abc import Sequence
+from typing import Final, NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+
+from features.dynamic import dynamic_features, visits
+from features.history import WINDOW, Rows
+from features.spec import CONTEXT_WIDTH, ENROLLMENTS, FM_WIDTH, NUM_DYNAMIC, NUM_STATIC
+
+TOKEN_COLUMNS: Final = (
+    "item",
+    "product",
+    "page",
+    "placement",
+    "layout",
+    "action",
+    "channel",
+    "device",
+    "position",
+    "order",
+)
+REQUEST_COLUMNS: Final = (
+    "product",
+    "page",
+    "placement",
+    "layout",
+    "channel",
+    "device",
+    "time_ms",
+    "last_event_ms",
+)
+BUCKETS: Final = (16, 32, 64, WINDOW)
+
+
+class HistoryArrays(NamedTuple):
+    """Encoded histories of a batch; see the module for shapes."""
+
+    tokens_BTC: npt.NDArray[np.int32]
+    times_BT: npt.NDArray[np.int64]
+    dynamic_BTF: npt.NDArray[np.float16]
+    visits_BT: npt.NDArray[np.int32]
+
+
+class EncodedHistories(NamedTuple):
+    """Arrays of a batch and F_d as of each user's last row, (B, NUM_DYNAMIC) int64."""
+
+    arrays: HistoryArrays
+    latest_BF: npt.NDArray[np.int64]
+
+
+def squash(features: npt.NDArray[np.int64]) -> npt.NDArray[np.float16]:
+    """Signed log: sign(x) * log(1 + |x|); every count, cent and millisecond fits a float16."""
+    values = features.astype(np.float32)
+    return (np.sign(values) * np.log1p(np.abs(values))).astype(np.float16)
+
+
+def bucket_of(length: int) -> int:
+    """Smallest bucket that holds `length` rows."""
+    for size in BUCKETS:
+        if length <= size:
+            return size
+    raise ValueError(f"history has {length} rows, a model's window has {WINDOW}")
+
+
+def encode_histories(histories: Sequence[Rows], bucket: int | None = None) -> EncodedHistories:
+    """Encode bounded histories (`features/history.py`), each user's newest WINDOW rows.
+
+    `bucket` forces a length (it must hold the longest window); by default the smallest that fits.
+    F_d is computed over the whole retained history, then cut to the window.
+    """
+    lengths = np.array([len(rows) for rows in histories], np.int64)
+    rows = np.concatenate(histories) if len(histories) else np.empty(0)
+    longest = int(min(lengths.max(initial=0), WINDOW))
+    size = bucket_of(longest) if bucket is None else bucket
+    if size < longest:
+        raise ValueError(f"bucket={size} is shorter than the longest window, {longest} rows")
+    batch = len(histories)
+    arrays = HistoryArrays(
+        np.zeros((batch, size, len(TOKEN_COLUMNS)), np.int32),
+        np.zeros((batch, size), np.int64),
+        np.zeros((batch, size, NUM_DYNAMIC), np.float16),
+        np.full((batch, size), -1, np.int32),
+    )
+    latest = np.zeros((batch, NUM_DYNAMIC), np.int64)
+    if not lengths.sum():
+        return EncodedHistories(arrays, latest)
+    found = visits(rows, lengths)
+    dynamic = dynamic_features(rows, lengths, found)
+    ends = np.cumsum(lengths)
+    users = np.repeat(np.arange(batch), lengths)
+    from_end = ends[users] - np.arange(len(rows))  # 1 for the newest row
+    kept = from_end <= WINDOW
+    at = (users[kept], size - from_end[kept])
+    columns = [rows[name][kept].astype(np.int32) for name in TOKEN_COLUMNS[:-1]]
+    arrays.tokens_BTC[at] = np.stack([*columns, found.order[kept].astype(np.int32)], axis=1)
+    arrays.times_BT[at] = rows["time_ms"][kept]
+    arrays.dynamic_BTF[at] = squash(dynamic[kept])
+    first_visit = np.full(batch, len(rows), np.int64)
+    np.minimum.at(first_visit, users[kept], found.visit[kept])
+    arrays.visits_BT[at] = (found.visit[kept] - first_visit[users[kept]]).astype(np.int32)
+    present = lengths > 0
+    latest[present] = dynamic[ends[present] - 1]
+    return EncodedHistories(arrays, latest)
+
+
+def encode_static(
+    enrollments: Sequence[str], tenure_days: Sequence[int], tenure_bank_days: int
+) -> npt.NDArray[np.float16]:
+    """F_s of one user, (NUM_STATIC,): enrollments multi-hot, squashed tenures, 0 = not missing.
+
+    `tenure_days` follows ENROLLMENTS. An enrollment outside ENROLLMENTS is ignored here; the
+    border of the nightly batch reports it.
+    """
+    if len(tenure_days) != len(ENROLLMENTS):
+        raise ValueError(f"tenure_days has {len(tenure_days)} entries, expected {len(ENROLLMENTS)}")
+    owned = [float(name in enrollments) for name in ENROLLMENTS]
+    tenures = squash(np.array([*tenure_days, tenure_bank_days], np.int64))
+    return np.concatenate((np.array(owned, np.float16), tenures, np.zeros(1, np.float16)))
+
+
+def missing_static() -> npt.NDArray[np.float16]:
+    """F_s of a user without nightly features: zeros and the missing flag."""
+    vector = np.zeros(NUM_STATIC, np.float16)
+    vector[-1] = 1
+    return vector
+
+
+def encode_context(
+    static_BS: npt.NDArray[np.float16], fm_BE: Sequence[npt.NDArray[np.float16] | None]
+) -> npt.NDArray[np.float16]:
+    """Context of a batch, (B, CONTEXT_WIDTH): F_s, F_fm (zeros where None), missing flag."""
+    context = np.zeros((len(fm_BE), CONTEXT_WIDTH), np.float16)
+    context[:, :NUM_STATIC] = static_BS
+    for row, vector in enumerate(fm_BE):
+        if vector is None:
+            context[row, -1] = 1
+        else:
+            context[row, NUM_STATIC : NUM_STATIC + FM_WIDTH] = vector
+    return context

@@ -1,0 +1,84 @@
+"""The bounded, event-time-ordered history S_u of a user (FinTRec section 3.1).
+
+A history is a sorted NumPy array of `ROW`. It is a pure function of the *set* of events seen:
+rows are ordered by (event time, event fingerprint), a repeated event is dropped, and of each
+source only the newest rows are kept. So arrival order, duplicates and ties never show, and
+merging histories is associative, commutative and idempotent.
+"""
+
+from typing import Final, TypeAlias
+
+import numpy as np
+import numpy.typing as npt
+
+WINDOW: Final = 120  # interactions a model sees (paper: context window up to 120)
+
+INTERACTION: Final = 0
+TRANSACTION: Final = 1
+# How many rows of a source are kept: many impressions must not push the day's purchases out.
+CAPS: Final = {INTERACTION: WINDOW, TRANSACTION: 60}
+
+ROW: Final = np.dtype(
+    [
+        ("time_ms", "<i8"),
+        ("event", "<u8"),  # fingerprint of event_id: ties and duplicates
+        ("item", "<i4"),  # item, or merchant category of a transaction
+        ("product", "<i4"),
+        ("page", "<i4"),
+        ("placement", "<i4"),
+        ("layout", "<i4"),
+        ("cents", "<i4"),  # purchases only
+        ("action", "u1"),
+        ("channel", "u1"),
+        ("device", "u1"),
+        ("position", "u1"),
+        ("category", "u1"),
+        ("source", "u1"),
+        ("spare", "<u2"),
+    ]
+)
+Rows: TypeAlias = npt.NDArray[np.void]
+
+EMPTY: Final[Rows] = np.empty(0, ROW)
+
+
+def ordered(rows: Rows) -> Rows:
+    """Rows sorted by (time, event fingerprint), each event once."""
+    if len(rows) < 2:
+        return rows
+    rows = rows[np.lexsort((rows["event"], rows["time_ms"]))]
+    same = (rows["time_ms"][1:] == rows["time_ms"][:-1]) & (rows["event"][1:] == rows["event"][:-1])
+    return rows[np.concatenate(([True], ~same))] if same.any() else rows
+
+
+def bounded(rows: Rows) -> Rows:
+    """The newest rows of each source, at most `CAPS[source]`; `rows` are ordered."""
+    source = rows["source"]
+    kept = None
+    for which, cap in CAPS.items():
+        places = np.flatnonzero(source == which)
+        if len(places) > cap:
+            kept = np.ones(len(rows), bool) if kept is None else kept
+            kept[places[:-cap]] = False
+    return rows if kept is None else rows[kept]
+
+
+def merged(history: Rows, new: Rows) -> Rows:
+    """History with new rows of any order folded in: ordered, each event once, bounded."""
+    if not len(new):
+        return history
+    return bounded(ordered(np.concatenate((history, new))))
+
+
+def as_of(log: Rows, end: int) -> Rows:
+    """The history a worker would hold after the first `end` rows of a user's ordered log."""
+    start = end
+    missing = dict(CAPS)
+    # Walk back in strides until every source's cap is filled; a log may hold years.
+    while start > 0 and any(left > 0 for left in missing.values()):
+        step = max(0, start - 256)
+        part = log["source"][step:start]
+        for which in missing:
+            missing[which] -= int((part == which).sum())
+        start = step
+    return bounded(log[start:end])
