@@ -96,7 +96,8 @@ async def run_batch(work: Work, records: Sequence[Received]) -> None:
                 down,
             )
             await asyncio.sleep(delay)
-        except Exception as error:  # noqa: BLE001 - a worker never dies of an event
+        except Exception as error:
+            # A worker never dies of an event: what breaks the code is set apart, whole, with its trace.
             logger.exception(
                 "unexpected error worker=%s records=%d first=%s",
                 work.name,

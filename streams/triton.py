@@ -5,7 +5,6 @@ Batches are split at `MAX_BATCH` (a larger one fails as a whole) and padded to `
 from four rows on, CPU logits have the same bytes whatever else is in the batch.
 """
 
-import json
 from collections.abc import Sequence
 from typing import Any, Final
 
@@ -46,16 +45,18 @@ class TritonModels:
 
         Raises ModelUnavailable when Triton is late, down, or answers in another shape.
         """
-        inputs = (arrays.tokens_BTC, arrays.times_BT, arrays.dynamic_BTF)
-        names = ("tokens__0", "times__1", "dynamic__2")
-        (state,) = self._infer("encode", version, names, inputs, ("state__0",), self._encode_s)
-        return state
+        return self._encode(arrays, version, self._encode_s)
 
     def repair(self, arrays: HistoryArrays, version: int) -> npt.NDArray[np.float16]:
         """`encode` within the deadline of a request."""
+        return self._encode(arrays, version, self._head_s)
+
+    def _encode(
+        self, arrays: HistoryArrays, version: int, timeout_s: float
+    ) -> npt.NDArray[np.float16]:
         inputs = (arrays.tokens_BTC, arrays.times_BT, arrays.dynamic_BTF)
         names = ("tokens__0", "times__1", "dynamic__2")
-        (state,) = self._infer("encode", version, names, inputs, ("state__0",), self._head_s)
+        (state,) = self._infer("encode", version, names, inputs, ("state__0",), timeout_s)
         return state
 
     def head(
@@ -87,23 +88,6 @@ class TritonModels:
             if model.state == "READY" and model.name in ready:
                 ready[model.name].add(int(model.version))
         return sorted(ready["encode"] & ready["head"])
-
-    def manifest(self, version: int) -> dict[str, Any]:
-        """The manifest of a version, out of the model's own configuration on the server.
-
-        Raises ModelUnavailable when the server does not say one.
-        """
-        try:
-            config = self._client.get_model_config(
-                "encode", str(version), as_json=True, client_timeout=self._encode_s
-            )
-        except InferenceServerException as silent:
-            raise ModelUnavailable(f"triton: no config of encode: {silent.message()}") from silent
-        text = config["config"].get("parameters", {}).get(f"manifest_{version}")
-        if text is None:
-            raise ModelUnavailable(f"triton: encode says no manifest of version {version}")
-        found: dict[str, Any] = json.loads(text["string_value"])
-        return found
 
     def _infer(
         self,
