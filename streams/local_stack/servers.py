@@ -4,6 +4,7 @@ Loopback only, whatever the server's own default is. Kafka's settings are those 
 keeps everything on itself; the class path, Java and the binaries all come from Python packages.
 """
 
+import base64
 import importlib.util
 import os
 import shlex
@@ -86,7 +87,8 @@ def kafka_command(stack_dir: Path, ports: Ports, jars: list[Path]) -> Command:
     script = f"exec {shlex.join([*java, 'kafka.Kafka', str(properties)])}"
     if not (home / "data" / "meta.properties").exists():
         format_store = [*java, "kafka.tools.StorageTool", "format", "--standalone"]
-        format_store += ["-t", _cluster_id(), "-c", str(properties)]
+        # With "=", since one id in 64 starts with a dash.
+        format_store += [f"--cluster-id={_cluster_id()}", f"--config={properties}"]
         # The broker is formatted once: a restart of this command must keep what is there.
         meta = shlex.quote(str(home / "data" / "meta.properties"))
         script = f"[ -e {meta} ] || {shlex.join(format_store)} || exit 1\n{script}"
@@ -94,8 +96,6 @@ def kafka_command(stack_dir: Path, ports: Ports, jars: list[Path]) -> Command:
 
 
 def _cluster_id() -> str:
-    import base64
-
     return base64.urlsafe_b64encode(uuid.uuid4().bytes).decode().rstrip("=")
 
 
@@ -170,7 +170,7 @@ def _triton_environment(home: Path, triton: Path) -> dict[str, str]:
         # The model's process takes the environment's packages from the first `python3` it finds.
         "PATH": f"{Path(sys.executable).parent}:{os.environ.get('PATH', '')}",
         "LD_LIBRARY_PATH": ":".join(map(str, libraries)),
-        "PYTHONWARNINGS": "ignore::DeprecationWarning",
+        "PYTHONWARNINGS": "ignore::DeprecationWarning,ignore::FutureWarning",
         # Thread pools are made when torch is loaded, before a model's own settings are read.
         "OMP_NUM_THREADS": os.environ.get("OMP_NUM_THREADS", "1"),
     }
