@@ -184,15 +184,16 @@ def _lay_out_backends(home: Path) -> None:
     shutil.rmtree(home / "backends", ignore_errors=True)
     for folder in (python, pytorch, home / "lib"):
         folder.mkdir(parents=True, exist_ok=True)
+    # Copies: Triton refuses a library that a link leads to from outside of its folder.
     for name in ("libtriton_python.so", "triton_python_backend_utils.py"):
-        (python / name).symlink_to(triton / "backends" / "python" / name)
+        shutil.copy(triton / "backends" / "python" / name, python / name)
     version = f"{sys.version_info.major}.{sys.version_info.minor}"
     stub = triton / "python_backend_stubs" / version / "triton_python_backend_stub"
     if not stub.exists():
         raise FintrecError(
             f"Triton's package has no Python {version} stub: use Python 3.11 or 3.12"
         )
-    (python / stub.name).symlink_to(stub)
+    shutil.copy(stub, python / stub.name)
     shutil.copyfile(Path(__file__).parent / "pytorch_backend" / "model.py", pytorch / "model.py")
     library = find_libpython()
     link = home / "lib" / library.name
