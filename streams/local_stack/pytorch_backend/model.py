@@ -34,8 +34,9 @@ _DTYPES = {
     "TYPE_FP64": torch.float64,
     "TYPE_BF16": torch.bfloat16,
 }
-# What a model raises on input that it cannot take (torch's own errors are RuntimeErrors).
-_MODEL_ERRORS = (RuntimeError, ValueError, TypeError, IndexError)
+# What a model raises on input that it cannot take: TorchScript's own error (its assertions) is
+# not a RuntimeError, while the errors of torch's operators are.
+_MODEL_ERRORS = (torch.jit.Error, RuntimeError, ValueError, TypeError, IndexError)
 
 
 class TritonPythonModel:
