@@ -11,7 +11,7 @@ from typing import Any, Final, TypeVar
 import msgspec
 
 from features.errors import MalformedEvent
-from features.records import Record
+from features.records import Record, entity_of
 from features.spec import DAY_MS, MINUTE_MS
 
 R = TypeVar("R", bound=Record)
@@ -87,9 +87,8 @@ def _refuse_non_finite(record: Record) -> None:
                 )
 
 
-def check_key(key: bytes | None, user_id: str, anonymous_id: str = "") -> None:
+def check_key(key: bytes | None, record: Record) -> None:
     """Refuse a record whose Kafka key is not its user: it would reach a foreign partition."""
-    expected = {user_id.encode()} | ({anonymous_id.encode()} if anonymous_id else set())
-    if key not in expected:
-        shown = "no key" if key is None else f"key of {len(key)} bytes that differs"
+    if key != entity_of(record).encode():
+        shown = "no key" if key is None else f"a key of {len(key)} bytes that differs"
         raise MalformedEvent(KEY_MISMATCH, f"got {shown}, expected the record's user_id")
