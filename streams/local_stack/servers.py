@@ -4,6 +4,7 @@ Loopback only, whatever the server's own default is. Kafka's settings are those 
 keeps everything on itself; the class path, Java and the binaries all come from Python packages.
 """
 
+import base64
 import importlib.util
 import os
 import shlex
@@ -86,7 +87,8 @@ def kafka_command(stack_dir: Path, ports: Ports, jars: list[Path]) -> Command:
     script = f"exec {shlex.join([*java, 'kafka.Kafka', str(properties)])}"
     if not (home / "data" / "meta.properties").exists():
         format_store = [*java, "kafka.tools.StorageTool", "format", "--standalone"]
-        format_store += ["-t", _cluster_id(), "-c", str(properties)]
+        # With "=", since one id in 64 starts with a dash.
+        format_store += [f"--cluster-id={_cluster_id()}", f"--config={properties}"]
         # The broker is formatted once: a restart of this command must keep what is there.
         meta = shlex.quote(str(home / "data" / "meta.properties"))
         script = f"[ -e {meta} ] || {shlex.join(format_store)} || exit 1\n{script}"
@@ -94,8 +96,6 @@ def kafka_command(stack_dir: Path, ports: Ports, jars: list[Path]) -> Command:
 
 
 def _cluster_id() -> str:
-    import base64
-
     return base64.urlsafe_b64encode(uuid.uuid4().bytes).decode().rstrip("=")
 
 
@@ -170,7 +170,7 @@ def _triton_environment(home: Path, triton: Path) -> dict[str, str]:
         # The model's process takes the environment's packages from the first `python3` it finds.
         "PATH": f"{Path(sys.executable).parent}:{os.environ.get('PATH', '')}",
         "LD_LIBRARY_PATH": ":".join(map(str, libraries)),
-        "PYTHONWARNINGS": "ignore::DeprecationWarning",
+        "PYTHONWARNINGS": "ignore::DeprecationWarning,ignore::FutureWarning",
         # Thread pools are made when torch is loaded, before a model's own settings are read.
         "OMP_NUM_THREADS": os.environ.get("OMP_NUM_THREADS", "1"),
     }
@@ -184,15 +184,16 @@ def _lay_out_backends(home: Path) -> None:
     shutil.rmtree(home / "backends", ignore_errors=True)
     for folder in (python, pytorch, home / "lib"):
         folder.mkdir(parents=True, exist_ok=True)
+    # Copies: Triton refuses a library that a link leads to from outside of its folder.
     for name in ("libtriton_python.so", "triton_python_backend_utils.py"):
-        (python / name).symlink_to(triton / "backends" / "python" / name)
+        shutil.copy(triton / "backends" / "python" / name, python / name)
     version = f"{sys.version_info.major}.{sys.version_info.minor}"
     stub = triton / "python_backend_stubs" / version / "triton_python_backend_stub"
     if not stub.exists():
         raise FintrecError(
             f"Triton's package has no Python {version} stub: use Python 3.11 or 3.12"
         )
-    (python / stub.name).symlink_to(stub)
+    shutil.copy(stub, python / stub.name)
     shutil.copyfile(Path(__file__).parent / "pytorch_backend" / "model.py", pytorch / "model.py")
     library = find_libpython()
     link = home / "lib" / library.name
