@@ -114,10 +114,9 @@ def find_differences(admin: Admin, plans: Sequence[TopicPlan]) -> list[Differenc
     found: list[Difference] = []
     for plan in plans:
         partitions = described[plan.name]["partitions"]
-        replicas = min(len(p["replica_nodes"]) for p in partitions)
         facts = {
             "number of partitions": (str(len(partitions)), str(plan.num_partitions)),
-            "replication factor": (str(replicas), str(plan.replication_factor)),
+            "replication factor": (str(_replicas(partitions)), str(plan.replication_factor)),
         }
         for key, expected in plan.config.items():
             facts[key] = (configs[plan.name].get(key, "not set"), expected)
@@ -174,3 +173,26 @@ def _read_configs(admin: Admin, names: Sequence[str]) -> dict[str, dict[str, str
     return {
         name: {key: str(entry["value"]) for key, entry in answer[name].items()} for name in names
     }
+
+
+def look_up_topics(admin: Admin) -> list[dict[str, Any]]:
+    """Each topic of the project with what the cluster says of it; None where it is missing."""
+    present = set(admin.list_topics())
+    names = [name for name in TOPICS if name in present]
+    described = {t["name"]: t for t in admin.describe_topics(names)} if names else {}
+    configs = _read_configs(admin, names) if names else {}
+    rows = []
+    for name in TOPICS:
+        row: dict[str, Any] = {"name": name, "exists": name in described}
+        partitions = described[name]["partitions"] if name in described else None
+        row["num_partitions"] = None if partitions is None else len(partitions)
+        row["replication_factor"] = _replicas(partitions)
+        config = configs.get(name, {})
+        row["retention_ms"] = int(config["retention.ms"]) if config else None
+        row["cleanup_policy"] = config.get("cleanup.policy")
+        rows.append(row)
+    return rows
+
+
+def _replicas(partitions: list[dict[str, Any]] | None) -> int | None:
+    return None if partitions is None else min(len(p["replica_nodes"]) for p in partitions)

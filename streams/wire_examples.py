@@ -23,6 +23,8 @@ from features.records import (
 _USER: Final = "u-000042"
 _NOW_MS: Final = 1_767_261_600_000  # 2026-01-01T10:00:00Z
 
+_SLATE: Final = "d5743f56ddecf894b673948ec3455289"
+
 _EXAMPLES: Final[tuple[Record, ...]] = (
     Interaction(
         event_id="e-1001",
@@ -38,7 +40,7 @@ _EXAMPLES: Final[tuple[Record, ...]] = (
         position=1,
         item_id="travel_card",
         device="phone",
-        slate_id="5f0c2b1e8d7a4c39",
+        slate_id=_SLATE,
     ),
     Transaction(
         event_id="t-2001",
@@ -95,11 +97,11 @@ _EXAMPLES: Final[tuple[Record, ...]] = (
         effective_from_ms=_NOW_MS - 3_600_000,
     ),
     Slate(
-        slate_id="5f0c2b1e8d7a4c39",
+        slate_id=_SLATE,
         request_id="r-4001",
         user_id=_USER,
         event_time_ms=_NOW_MS + 1_000,
-        tier="full",
+        tier="fresh",
         items=[
             SlateItem(
                 item_id="travel_card",

@@ -74,8 +74,10 @@ MEANINGS: Final = {
     "explore": "parameters of exploration by name; empty: serving is deterministic",
     # slates
     "Slate.slate_id": "derived from the request, so a redelivered request has the same",
+    "Interaction.user_id": "whom it is about; the Kafka key; empty before a login",
     "Slate.event_time_ms": "the request's",
-    "tier": "how much of the system the answer rests on, from full to popularity",
+    "tier": "what the answer rests on: `fresh` (hidden states have seen every event), `stale` (the last "
+    "hidden states), `static` (static features alone), `popularity` (calibrated base rates)",
     "items": "best first",
     "suppressed": "candidates that were not admitted",
     "policy": "the policy that ranked it",

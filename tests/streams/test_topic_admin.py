@@ -17,6 +17,9 @@ from streams.topic_admin import (
 )
 from streams.topics import CLICKSTREAM, EVENT_TOPICS, ITEMS, RANKING_POLICIES, SLATES, TOPICS
 
+# kafka-python 3.0.12 reads its own protocol files by a call that Python 3.11 deprecates.
+pytestmark = pytest.mark.filterwarnings("ignore:(read|open)_text is deprecated:DeprecationWarning")
+
 
 class FakeCluster:
     """A cluster as kafka-python's admin client shows it: names, partitions, settings."""

@@ -1,5 +1,6 @@
 """The documents of the wire are current, complete and agree with the records."""
 
+import hashlib
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +11,7 @@ import yaml
 
 from features import records
 from features.border import REASONS, to_record
-from features.records import DeadLetter, RankingPolicy, Record, Slate
+from features.records import DeadLetter, Interaction, RankingPolicy, Record, Slate, SlateRequest
 from streams.asyncapi import describe_api
 from streams.topics import DEAD_LETTERS, INPUTS, INTERNAL, OUTPUTS, SLATE_REQUESTS, SLATES, TOPICS
 from streams.wire_docs import asyncapi_page, wire_format_page
@@ -105,6 +106,9 @@ def test_example_passes_its_schema_and_the_border(record: type[Record]) -> None:
 @pytest.mark.parametrize("record", DECLARED, ids=lambda kind: kind.__name__)
 def test_schema_and_border_refuse_the_same_missing_field(record: type[Record]) -> None:
     payload = msgspec.to_builtins(EXAMPLES[record])
+    if record is Interaction:
+        # Of user_id and anonymous_id one must be given, which JSON schema is not told.
+        payload["anonymous_id"] = "a-9"
     for row in field_rows(record):
         short = {name: value for name, value in payload.items() if name != row.name}
         is_refused = not validator(record.__name__).is_valid(short)
@@ -129,6 +133,14 @@ def test_example_slate_obeys_the_ranking_equation() -> None:
             + policy.lambda_cvr * value
         )
         assert item.ranking_score == pytest.approx(expected)
+
+
+def test_example_slate_is_the_answer_to_the_example_request() -> None:
+    slate, request = EXAMPLES[Slate], EXAMPLES[SlateRequest]
+    assert isinstance(slate, Slate)
+    assert isinstance(request, SlateRequest)
+    text = f"{request.user_id}\x1f{request.request_id}"
+    assert slate.slate_id == hashlib.blake2b(text.encode(), digest_size=16).hexdigest()
 
 
 def test_every_dead_letter_reason_is_explained() -> None:
