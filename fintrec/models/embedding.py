@@ -212,4 +212,4 @@ def init_tables(module: nn.Module) -> None:
 # The unpacking orders above are the encoder's column orders.
 assert TOKEN_COLUMNS[: len(OPEN_FIELDS)] == OPEN_FIELDS
 assert TOKEN_COLUMNS[len(OPEN_FIELDS) :] == (*CLOSED_FIELDS, "position", "order")
-assert REQUEST_COLUMNS == (*OPEN_FIELDS[1:], "channel", "device", "time_ms", "last_event_ms")
+assert (*OPEN_FIELDS[1:], "channel", "device", "time_ms", "last_event_ms") == REQUEST_COLUMNS
