@@ -99,7 +99,8 @@ class StartProgress:
     def __call__(self, server: str, what: str) -> None:
         """Note what happens to a server."""
         elapsed_s = time.monotonic() - self._began
-        if not self._console.is_terminal:
+        is_news = what.partition(",")[0] != self._rows[server][0].partition(",")[0]
+        if is_news and not self._console.is_terminal:
             self._console.print(f"{server}: {what} ({elapsed_s:.1f} s)")
         self._rows[server] = (what, elapsed_s)
 

@@ -6,6 +6,7 @@
 
 import hashlib
 import os
+import re
 import subprocess
 import sys
 import time
@@ -26,6 +27,8 @@ from streams.local_stack.supervisor import ALREADY_RUNNING, remove_shared_memory
 
 START_TIMEOUT_MS = 120_000
 _TAIL_LINES = 20
+_ERROR_LINES = 5
+_ERROR_LINE = re.compile(r"E\d{4} |.*\b(ERROR|FATAL)\b|error:")
 
 
 class StackAlreadyRunning(FintrecError):
@@ -117,7 +120,7 @@ class LocalStack:
                     raise FintrecError(self._obituary(name, state))
             if waiting and time.monotonic() > until:
                 name = waiting[0]
-                tail = log_tail(Path(state.servers[name].log))
+                tail = last_words(Path(state.servers[name].log))
                 raise FintrecError(f"{name} does not answer after {timeout_ms} ms; log:\n{tail}")
             time.sleep(0.05 if waiting else 0)
 
@@ -231,6 +234,9 @@ class LocalStack:
         self._launch("kafka", servers.kafka_command(self.dir, ports, paths), progress)
 
     def _launch(self, name: str, command: servers.Command, progress: Progress) -> None:
+        log = self.dir / "logs" / f"{name}.log"
+        if log.exists():
+            log.replace(log.with_name(f"{name}.log.1"))  # the log of the start before
         ask(
             self.dir,
             "start",
@@ -238,7 +244,7 @@ class LocalStack:
             argv=command.argv,
             env=command.env,
             cwd=str(command.cwd),
-            log=str(self.dir / "logs" / f"{name}.log"),
+            log=str(log),
         )
         progress(name, "starting")
 
@@ -251,7 +257,7 @@ class LocalStack:
     def _obituary(self, name: str, state: StackState) -> str:
         server = state.servers[name]
         ending = describe_exit(server.exit_code)
-        return f"{name} {ending}; the end of {server.log}:\n{log_tail(Path(server.log))}"
+        return f"{name} {ending}; the end of {server.log}:\n{last_words(Path(server.log))}"
 
     def _close_lifeline(self) -> None:
         if self._lifeline is not None:
@@ -277,7 +283,7 @@ def status(stack_dir: Path) -> dict[str, Any] | None:
             ready=alive and is_ready(name, state.addresses),
             log=server.log,
             exit_code=server.exit_code,
-            log_tail=None if alive else log_tail(Path(server.log)),
+            log_tail=None if alive else last_words(Path(server.log)),
         )
     return {
         **state.addresses,
@@ -309,11 +315,25 @@ def stop(stack_dir: Path, timeout_ms: int = 30_000) -> bool:
 
 def log_tail(path: Path, lines: int = _TAIL_LINES) -> str:
     """The last lines of a log; empty if there is none yet."""
+    return "\n".join(_last_lines(path)[-lines:])
+
+
+def last_words(path: Path) -> str:
+    """The end of a dead server's log, after the errors that stand shortly before it.
+
+    Triton says why a model did not load, and then prints two long tables.
+    """
+    lines = _last_lines(path)
+    earlier = [line for line in lines[:-_TAIL_LINES] if _ERROR_LINE.match(line)]
+    return "\n".join([*earlier[-_ERROR_LINES:], *lines[-_TAIL_LINES:]])
+
+
+def _last_lines(path: Path) -> list[str]:
     if not path.exists():
-        return ""
+        return []
     with path.open("rb") as file:
         file.seek(max(0, path.stat().st_size - 64_000))
-        return "\n".join(file.read().decode(errors="replace").splitlines()[-lines:])
+        return file.read().decode(errors="replace").splitlines()
 
 
 def describe_exit(exit_code: int | None) -> str:
