@@ -32,7 +32,9 @@ def click_level(logits_BK: Logits) -> FloatArray:
     """z: log softmax over the items, (B, K)."""
     logits = np.asarray(logits_BK, Float)
     highest = logits.max(axis=1, keepdims=True)
-    return logits - highest - np.log(np.exp(logits - highest).sum(axis=1, keepdims=True))
+    level: FloatArray = logits - highest
+    level -= np.log(np.exp(level).sum(axis=1, keepdims=True))
+    return level
 
 
 def sigmoid(values: FloatArray) -> FloatArray:

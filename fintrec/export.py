@@ -91,7 +91,7 @@ def _save_script(module: nn.Module, path: Path) -> None:
 def load_script(path: Path) -> torch.jit.ScriptModule:
     """TorchScript of a file, on the CPU."""
     with _torchscript_is_deprecated():
-        loaded = torch.jit.load(path, map_location="cpu")
+        loaded = torch.jit.load(path, map_location="cpu")  # type: ignore[no-untyped-call]
     assert isinstance(loaded, torch.jit.ScriptModule)
     return loaded
 

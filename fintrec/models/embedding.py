@@ -44,7 +44,8 @@ class OpenField(nn.Module):
 
     def rows(self, fingerprints: Tensor) -> Tensor:
         """Embedding rows of int64 fingerprints, any shape."""
-        place = torch.searchsorted(self.sorted_prints, fingerprints).clamp(max=self.last_place)
+        place = torch.searchsorted(self.sorted_prints, fingerprints.contiguous())
+        place = place.clamp(max=self.last_place)
         known = self.sorted_prints[place] == fingerprints
         return torch.where(known, self.print_rows[place], self.unknown)
 
