@@ -280,6 +280,11 @@ def integers(table: pa.Table, name: str) -> npt.NDArray[np.int64]:
     return table[name].to_numpy().astype(np.int64, copy=False)
 
 
+def milliseconds(table: pa.Table, name: str) -> npt.NDArray[np.int64]:
+    """A timestamp column in milliseconds since the epoch."""
+    return pc.cast(table[name], pa.int64()).to_numpy().astype(np.int64) // 1000
+
+
 def read_items(log_dir: Path) -> tuple[Item, ...]:
     """The catalogue, each item's newest version, by item id."""
     newest: dict[str, Item] = {}
