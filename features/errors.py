@@ -3,6 +3,7 @@
     FintrecError
     ├── MalformedEvent      a record on the wire that is refused at the border
     ├── StateCorrupt        a packed user state that cannot be read
+    ├── StoreUnavailable    the online store is down, late or answers garbage
     └── ConfigurationError  settings, manifests or artefacts that do not fit together
 
 `ValueError` stays for a caller's own mistake, `assert` for invariants.
@@ -23,6 +24,10 @@ class MalformedEvent(FintrecError):
 
 class StateCorrupt(FintrecError):
     """A packed user state has the wrong magic, layout, registry or length."""
+
+
+class StoreUnavailable(FintrecError):
+    """The online store gave no usable answer within its deadline; a write may have happened."""
 
 
 class ConfigurationError(FintrecError):
