@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any, Final
 
-from redis.exceptions import NoScriptError, RedisError
+from redis.exceptions import NoScriptError, RedisClusterException, RedisError
 
 from features.errors import StateCorrupt, StoreUnavailable
 from features.freshness import Freshness, freshness
@@ -201,7 +201,7 @@ class RedisStateStore:
     def _reaching(self, doing: str) -> Iterator[None]:
         try:
             yield
-        except (RedisError, OSError) as error:
+        except (RedisError, RedisClusterException, OSError) as error:
             raise StoreUnavailable(
                 f"{doing} of project {self._project!r}: {type(error).__name__}: {error}"
             ) from error
