@@ -12,11 +12,10 @@ from pathlib import Path
 
 import click
 import psutil
-from rich.console import Console
 from rich.table import Table
 
 from features.errors import FintrecError
-from streams.commands.options import dir_option, json_option, print_json
+from streams.commands.options import dir_option, json_option, print_json, wide_console
 from streams.local_stack import jars, servers
 from streams.local_stack.processes import free_ports
 from streams.local_stack.state import running_state
@@ -195,7 +194,7 @@ def _stack(settings: Settings) -> Finding:
 
 
 def _show(findings: list[Finding]) -> None:
-    console = Console(soft_wrap=True)
+    console = wide_console()
     table = Table(box=None, show_header=False)
     for finding in findings:
         mark = "[green]ok[/]" if finding.ok else "[red]missing[/]"
