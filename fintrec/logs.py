@@ -109,6 +109,11 @@ def day_start_ms(day: str) -> int:
     return int(datetime.strptime(day, "%Y-%m-%d").replace(tzinfo=UTC).timestamp()) * 1000
 
 
+def day_end_ms(day: str) -> int:
+    """First millisecond after a partition's day."""
+    return day_start_ms(day) + DAY_MS
+
+
 def write_manifest(log_dir: Path, manifest: Mapping[str, Any]) -> None:
     """Write LOG_DIR/manifest.json."""
     log_dir.mkdir(parents=True, exist_ok=True)
