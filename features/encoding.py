@@ -15,6 +15,7 @@ Shapes: B batch, T bucket length.
 """
 
 from collections.abc import Sequence
+from functools import lru_cache
 from typing import Final, NamedTuple
 
 import numpy as np
@@ -22,7 +23,9 @@ import numpy.typing as npt
 
 from features.dynamic import dynamic_features, visits
 from features.history import WINDOW, Rows
+from features.records import SlateRequest
 from features.spec import CONTEXT_WIDTH, ENROLLMENTS, FM_WIDTH, NUM_DYNAMIC, NUM_STATIC
+from features.vocabulary import code, fingerprint
 
 TOKEN_COLUMNS: Final = (
     "item",
@@ -154,3 +157,27 @@ def encode_context(
         else:
             context[row, NUM_STATIC : NUM_STATIC + FM_WIDTH] = vector
     return context
+
+
+@lru_cache(maxsize=65_536)
+def _place(product: str, page: str, placement: str, layout: str) -> tuple[int, int, int, int]:
+    return (
+        fingerprint("product", product),
+        fingerprint("page", page),
+        fingerprint("placement", placement),
+        fingerprint("layout", layout),
+    )
+
+
+def encode_request(request: SlateRequest, last_event_ms: int) -> tuple[int, ...]:
+    """One row of request_BR: where and when the slate will be shown (REQUEST_COLUMNS).
+
+    `last_event_ms` is the newest event that the hidden states have seen, 0 for none.
+    """
+    return (
+        *_place(request.product, request.page, request.placement, request.layout),
+        code("channel", request.channel),
+        code("device", request.device),
+        request.event_time_ms,
+        last_event_ms,
+    )
