@@ -117,6 +117,9 @@ def _kafka_properties(data: Path, ports: Ports) -> str:
         "transaction.state.log.min.isr": 1,
         "share.coordinator.state.topic.replication.factor": 1,
         "share.coordinator.state.topic.min.isr": 1,
+        # A broker that was killed may come back as soon as its old registration runs out.
+        "broker.session.timeout.ms": 3000,
+        "broker.heartbeat.interval.ms": 500,
         # No waiting for further consumers that will not come: a worker is ready at once.
         "group.initial.rebalance.delay.ms": 0,
         # Topics are made by `fintrec topics create`, with their retention and compaction.
