@@ -46,6 +46,7 @@ class CandidateSet:
 
     candidates: Candidates
     extra_suppressed: tuple[tuple[str, str], ...] = ()  # asked for, but no candidates at all
+    made_of: tuple[object, ...] = ()
     _suppressed: dict[bytes, orjson.Fragment] = field(default_factory=dict)
 
     _MAX_CACHED = 4096

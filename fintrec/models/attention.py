@@ -9,6 +9,9 @@
 Shapes: B batch, T history, Q queries (the newest Q of T), D width, H heads, E = D / H
 """
 
+# mypy: disable-error-code="no-any-return"
+# (a module's call is untyped in torch)
+
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
@@ -143,6 +146,7 @@ class Blocks(nn.Module):
         """Hidden states of all positions (B, T, D) and weights (layers, B, H, T, T)."""
         weights = []
         for layer in self.layers:
+            assert isinstance(layer, Block)
             x_BTD, weights_BHTT = layer.explained(x_BTD, visible_BTT)
             weights.append(weights_BHTT)
         return self.norm(x_BTD), torch.stack(weights)

@@ -9,12 +9,14 @@
 Shapes: B batch, T history, C token columns, F dynamic features, R request columns, D width
 """
 
+# mypy: disable-error-code="no-any-return"
+# (a module's call is untyped in torch)
+
 import torch
 from torch import Tensor, nn
 
-from features.dynamic import DYNAMIC_FEATURES
 from features.encoding import REQUEST_COLUMNS, TOKEN_COLUMNS
-from features.spec import NUM_DYNAMIC
+from features.spec import DYNAMIC_FEATURES, NUM_DYNAMIC
 from features.vocabulary import CLOSED_FIELDS, FIRST_KNOWN, NONE, OPEN_FIELDS, UNKNOWN, Vocabulary
 from fintrec.models.calendar import LOG_SCALE, NUM_HOURS, NUM_WEEKDAYS, OrderAndTime, hour, weekday
 
@@ -42,7 +44,8 @@ class OpenField(nn.Module):
 
     def rows(self, fingerprints: Tensor) -> Tensor:
         """Embedding rows of int64 fingerprints, any shape."""
-        place = torch.searchsorted(self.sorted_prints, fingerprints).clamp(max=self.last_place)
+        place = torch.searchsorted(self.sorted_prints, fingerprints.contiguous())
+        place = place.clamp(max=self.last_place)
         known = self.sorted_prints[place] == fingerprints
         return torch.where(known, self.print_rows[place], self.unknown)
 

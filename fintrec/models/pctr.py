@@ -6,9 +6,13 @@ Shapes: B batch, T history, C token columns, F dynamic features, X context, R re
 D width, H heads, K items
 """
 
+# mypy: disable-error-code="no-any-return"
+# (a module's call is untyped in torch)
+
 import torch
 from torch import Tensor, nn
 
+from features.history import WINDOW
 from features.vocabulary import Vocabulary
 from fintrec.models.attention import Blocks, visible_before, visible_upto
 from fintrec.models.config import ModelConfig
@@ -22,6 +26,7 @@ class ClickDecoder(nn.Module):
     def __init__(self, vocabulary: Vocabulary, config: ModelConfig) -> None:
         super().__init__()
         self.window = config.window
+        self.is_cut = config.window < WINDOW
         self.sees_page = config.timestamp_mask == "upto"
         self.embedding = HistoryEmbedding(
             vocabulary,
@@ -47,10 +52,11 @@ class ClickDecoder(nn.Module):
         self, tokens_BTC: Tensor, times_BT: Tensor, dynamic_BTF: Tensor, num_queries: int
     ) -> Tensor:
         """float32 hidden states of the newest `num_queries` positions, (B, num_queries, D)."""
-        times_BT = times_BT[:, -self.window :]
-        x_BTD = self.embedding(
-            tokens_BTC[:, -self.window :], times_BT, dynamic_BTF[:, -self.window :]
-        )
+        if self.is_cut:
+            tokens_BTC = tokens_BTC[:, -self.window :]
+            times_BT = times_BT[:, -self.window :]
+            dynamic_BTF = dynamic_BTF[:, -self.window :]
+        x_BTD = self.embedding(tokens_BTC, times_BT, dynamic_BTF)
         return self.blocks(x_BTD, self.visible(times_BT), num_queries)
 
     def forward(self, tokens_BTC: Tensor, times_BT: Tensor, dynamic_BTF: Tensor) -> Tensor:

@@ -6,9 +6,13 @@ Shapes: B batch, T history, C token columns, F dynamic features, X context, R re
 D width, K items
 """
 
+# mypy: disable-error-code="no-any-return"
+# (a module's call is untyped in torch)
+
 import torch
 from torch import Tensor, nn
 
+from features.history import WINDOW
 from features.vocabulary import Vocabulary
 from fintrec.models.attention import Blocks, visible_all
 from fintrec.models.config import ModelConfig
@@ -22,6 +26,7 @@ class ConversionEncoder(nn.Module):
     def __init__(self, vocabulary: Vocabulary, config: ModelConfig) -> None:
         super().__init__()
         self.window = config.window
+        self.is_cut = config.window < WINDOW
         self.pool_last_two = config.pooling == "last_two"
         self.embedding = HistoryEmbedding(
             vocabulary,
@@ -41,10 +46,11 @@ class ConversionEncoder(nn.Module):
 
     def hidden(self, tokens_BTC: Tensor, times_BT: Tensor, dynamic_BTF: Tensor) -> Tensor:
         """Pooled state, (B, D) float32."""
-        times_BT = times_BT[:, -self.window :]
-        x_BTD = self.embedding(
-            tokens_BTC[:, -self.window :], times_BT, dynamic_BTF[:, -self.window :]
-        )
+        if self.is_cut:
+            tokens_BTC = tokens_BTC[:, -self.window :]
+            times_BT = times_BT[:, -self.window :]
+            dynamic_BTF = dynamic_BTF[:, -self.window :]
+        x_BTD = self.embedding(tokens_BTC, times_BT, dynamic_BTF)
         size = times_BT.shape[1]
         num_pooled = min(2, size) if self.pool_last_two else size
         hidden_BPD = self.blocks(x_BTD, visible_all(times_BT), num_pooled)

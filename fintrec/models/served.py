@@ -3,6 +3,9 @@
 A call costs the server about a millisecond whatever its rows, so an ingest batch is one `Encode`
 call and a scoring batch is one `Head` call. `Pctr` and `Pcvr` are served whole beside them.
 
+On one CPU thread, as they are served, a row's output has the same bytes whatever else is in the
+batch, for batches of 4 and more (1 to 3 rows, or more threads, take other matrix kernels).
+
 Shapes: B batch, T history, C token columns, F dynamic features, X context, R request columns,
 D width, K items
 """
