@@ -180,6 +180,11 @@ class LocalStack:
 
     def close(self) -> None:
         """End everything that `start` started; nothing if it is ended or detached."""
+        state = running_state(self.dir)
+        if self._supervisor is not None and state and state.supervisor.pid == self._supervisor.pid:
+            # Not by the lifeline alone: a fork of this process would hold it open.
+            with suppress(FintrecError):
+                ask(self.dir, "end")
         self._close_lifeline()
         if self._supervisor is not None:
             self._supervisor.wait(60)
