@@ -19,7 +19,6 @@ import pyarrow as pa
 from features.categories import CATEGORIES
 from features.history import Rows
 from features.rows import (
-    Coded,
     ConversionColumns,
     InteractionColumns,
     TransactionColumns,
@@ -314,33 +313,23 @@ def _decisions_on_consent(table: pa.Table, place: dict[str, int]) -> tuple[IntAr
     return axis[is_used], opts_out[order][is_used].astype(bool)
 
 
-def _event_columns(table: pa.Table) -> dict[str, Any]:
+def _columns(table: pa.Table, coded: Sequence[str], numbers: Sequence[str]) -> dict[str, Any]:
     return {
         "event_id": table["event_id"].to_pylist(),
-        "event_time_ms": logs.integers(table, "event_time_ms"),
+        **{name: logs.coded(table, name) for name in coded},
+        **{name: table[name].to_numpy() for name in ("event_time_ms", *numbers)},
     }
-
-
-def _coded_columns(table: pa.Table, names: Sequence[str]) -> dict[str, Coded]:
-    return {name: logs.coded(table, name) for name in names}
 
 
 def _interactions(table: pa.Table) -> InteractionColumns:
     names = ("action", *_REQUEST_FIELDS, "item_id")
-    return InteractionColumns(
-        **_event_columns(table),
-        **_coded_columns(table, names),
-        position=logs.integers(table, "position"),
-    )
+    return InteractionColumns(**_columns(table, names, ("position",)))
 
 
 def _transactions(table: pa.Table) -> TransactionColumns:
-    return TransactionColumns(
-        **_event_columns(table),
-        **_coded_columns(table, ("kind", "mcc", "account", "channel")),
-        amount_usd=table["amount_usd"].to_numpy(),
-    )
+    names = ("kind", "mcc", "account", "channel")
+    return TransactionColumns(**_columns(table, names, ("amount_usd",)))
 
 
 def _conversions(table: pa.Table) -> ConversionColumns:
-    return ConversionColumns(**_event_columns(table), item_id=logs.coded(table, "item_id"))
+    return ConversionColumns(**_columns(table, ("item_id",), ()))
