@@ -23,7 +23,17 @@ FUTURE: Final = "future"
 ANCIENT: Final = "ancient"
 KEY_MISMATCH: Final = "key_mismatch"
 UNKNOWN_VERSION: Final = "unknown_version"
-REASONS: Final = (NOT_JSON, INVALID, OVERSIZE, FUTURE, ANCIENT, KEY_MISMATCH, UNKNOWN_VERSION)
+INTERNAL_ERROR: Final = "internal_error"  # the code broke on it; the log has the trace
+REASONS: Final = (
+    NOT_JSON,
+    INVALID,
+    OVERSIZE,
+    FUTURE,
+    ANCIENT,
+    KEY_MISMATCH,
+    UNKNOWN_VERSION,
+    INTERNAL_ERROR,
+)
 
 
 @dataclass(frozen=True, slots=True)

@@ -17,7 +17,7 @@ import numpy.typing as npt
 import orjson
 
 from features.records import RankingPolicy, SlateRequest
-from fintrec.calibration import Calibration, pcvr_probabilities
+from fintrec.calibration import Calibration, conversion_probabilities
 from fintrec.catalogue import NO_COLUMN, Candidates, FloatArray
 from fintrec.eligibility import REASONS
 from fintrec.ranking import order, ranking_scores
@@ -46,6 +46,7 @@ class CandidateSet:
 
     candidates: Candidates
     extra_suppressed: tuple[tuple[str, str], ...] = ()  # asked for, but no candidates at all
+    made_of: tuple[object, ...] = ()
     _suppressed: dict[bytes, orjson.Fragment] = field(default_factory=dict)
 
     _MAX_CACHED = 4096
@@ -310,7 +311,7 @@ def _probabilities(audit: dict[str, Any], columns: list[int]) -> tuple[FloatArra
         return pctr, pcvr
     logits = np.frombuffer(base64.b64decode(audit["logits_base64"]), np.float32).reshape(2, -1)
     by_column_pctr = Calibration.from_dict(audit["calibration"]).apply(logits[:1])[0]
-    by_column_pcvr = pcvr_probabilities(logits[1:])[0]
+    by_column_pcvr = conversion_probabilities(logits[1:])[0]
     for place, column in enumerate(columns):
         if column != NO_COLUMN:
             pctr[place], pcvr[place] = by_column_pctr[column], by_column_pcvr[column]

@@ -9,12 +9,12 @@ from pathlib import Path
 from typing import Any, Protocol
 
 import orjson
+from fintrec.calibration import Calibration
+from fintrec.manifest import Manifest, load_manifest
 
 from features.errors import ConfigurationError, ModelUnavailable
-from features.spec import registry_fingerprint
-from fintrec.calibration import Calibration
+from features.records import CONTENT_TYPES
 from fintrec.catalogue import ItemPriors
-from fintrec.manifest import Manifest, load_manifest
 from streams.metrics import MODEL_VERSION
 
 logger = logging.getLogger(__name__)
@@ -38,10 +38,11 @@ class ServedModel:
     @cached_property
     def priors(self) -> ItemPriors:
         """Output columns, popularity and content-type priors."""
+        items, popularity = self.manifest.items, self.manifest.popularity
         return ItemPriors(
-            {item: column for column, item in enumerate(self.manifest.items)},
-            self.manifest.popularity,
-            self.manifest.priors,
+            {item: column for column, item in enumerate(items)},
+            dict(zip(items, zip(popularity.ctr, popularity.cvr, strict=True), strict=True)),
+            {kind: popularity.prior(kind) for kind in CONTENT_TYPES},
         )
 
     @property
@@ -57,7 +58,7 @@ class ServedModel:
     @cached_property
     def evidence(self) -> dict[str, Any]:
         """What every audit record of this version says of it."""
-        hashes = {name: sha for name, sha in sorted(self.manifest.sha256.items())}
+        hashes = {name: self.manifest.model_sha256(name) for name in ("encode", "head")}
         return {
             "model_artefacts": orjson.Fragment(
                 orjson.dumps({"version": self.version, "sha256": hashes})
@@ -105,11 +106,6 @@ class ModelVersions:
     def _load(self, version: int) -> ServedModel | None:
         try:
             manifest = load_manifest(self._repository, version)
-            if manifest.registry != registry_fingerprint():
-                raise ConfigurationError(
-                    f"model version {version} was trained on feature registry "
-                    f"{manifest.registry[:12]}, this worker has {registry_fingerprint()[:12]}"
-                )
         except ConfigurationError as refused:
             self._refused.add(version)
             logger.error("model version not used version=%d reason=%s", version, refused)

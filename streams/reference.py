@@ -33,13 +33,9 @@ def policy_key(policy: RankingPolicy) -> bytes:
 class ReferenceData:
     """Catalogue and policies; `catalogue` and `policies` are always whole."""
 
-    def __init__(
-        self,
-        settings: Settings,
-        refuse: Callable[[Received, MalformedEvent], Awaitable[None]] | None = None,
-    ) -> None:
+    def __init__(self, settings: Settings) -> None:
         self._settings = settings
-        self._refuse = refuse
+        self.on_refused: Callable[[Received, MalformedEvent], Awaitable[None]] | None = None
         self._items: dict[str, Item] = {}
         self._consumer: AIOKafkaConsumer | None = None
         self._task: asyncio.Task[None] | None = None
@@ -94,8 +90,8 @@ class ReferenceData:
                     items_changed |= self.apply(record)
                 except MalformedEvent as refused:
                     logger.warning("refused at=%s reason=%s", record.at, refused)
-                    if is_live and self._refuse is not None:
-                        await self._refuse(record, refused)
+                    if is_live and self.on_refused is not None:
+                        await self.on_refused(record, refused)
         if items_changed:
             self.catalogue = Catalogue.of(self._items.values())
 

@@ -6,6 +6,7 @@
 
 import hashlib
 import os
+import re
 import subprocess
 import sys
 import time
@@ -26,6 +27,8 @@ from streams.local_stack.supervisor import ALREADY_RUNNING, remove_shared_memory
 
 START_TIMEOUT_MS = 120_000
 _TAIL_LINES = 20
+_ERROR_LINES = 5
+_ERROR_LINE = re.compile(r"E\d{4} |.*\b(ERROR|FATAL)\b|error:")
 
 
 class StackAlreadyRunning(FintrecError):
@@ -117,7 +120,7 @@ class LocalStack:
                     raise FintrecError(self._obituary(name, state))
             if waiting and time.monotonic() > until:
                 name = waiting[0]
-                tail = log_tail(Path(state.servers[name].log))
+                tail = last_words(Path(state.servers[name].log))
                 raise FintrecError(f"{name} does not answer after {timeout_ms} ms; log:\n{tail}")
             time.sleep(0.05 if waiting else 0)
 
@@ -127,9 +130,24 @@ class LocalStack:
         ask(self.dir, "restart", server=server)
         self.wait_ready((server,), timeout_ms)
 
+    def start_worker(self, name: str, argv: list[str], env: dict[str, str] | None = None) -> None:
+        """Run a worker beside the servers; the stack ends it, before its servers, with itself.
+
+        A worker that ends with an error is started again after a moment, as any supervisor would.
+        """
+        ask(
+            self.dir,
+            "start",
+            server=name,
+            argv=argv,
+            env={**os.environ, **(env or {})},
+            cwd=str(self.dir),
+            log=str(self.dir / "logs" / f"{name}.log"),
+            keep_alive=True,
+        )
+
     def kill(self, server: str) -> None:
-        """kill -9 a server, as a crash would; it stays down until `restart`."""
-        _check_name(server)
+        """kill -9 a server, as a crash would; it stays down until `restart`. A worker comes back."""
         process = self._state().servers[server].process
         if process is not None:
             process.send(9)
@@ -141,7 +159,6 @@ class LocalStack:
         Raises:
             FintrecError: it does not run.
         """
-        _check_name(server)
         state = self._state()
         process = state.servers[server].process
         if process is None or not process.is_alive():
@@ -231,6 +248,9 @@ class LocalStack:
         self._launch("kafka", servers.kafka_command(self.dir, ports, paths), progress)
 
     def _launch(self, name: str, command: servers.Command, progress: Progress) -> None:
+        log = self.dir / "logs" / f"{name}.log"
+        if log.exists():
+            log.replace(log.with_name(f"{name}.log.1"))  # the log of the start before
         ask(
             self.dir,
             "start",
@@ -238,7 +258,7 @@ class LocalStack:
             argv=command.argv,
             env=command.env,
             cwd=str(command.cwd),
-            log=str(self.dir / "logs" / f"{name}.log"),
+            log=str(log),
         )
         progress(name, "starting")
 
@@ -251,7 +271,7 @@ class LocalStack:
     def _obituary(self, name: str, state: StackState) -> str:
         server = state.servers[name]
         ending = describe_exit(server.exit_code)
-        return f"{name} {ending}; the end of {server.log}:\n{log_tail(Path(server.log))}"
+        return f"{name} {ending}; the end of {server.log}:\n{last_words(Path(server.log))}"
 
     def _close_lifeline(self) -> None:
         if self._lifeline is not None:
@@ -262,8 +282,8 @@ class LocalStack:
 def status(stack_dir: Path) -> dict[str, Any] | None:
     """What runs in a folder now, ready for JSON; None if no stack does.
 
-    Keys: the addresses, `model_repository`, `supervisor_pid` and `servers`, by server a
-    `ServerStatus` as a dict.
+    Keys: the addresses, `model_repository`, `supervisor_pid`, and `servers` and `workers`, by name
+    a `ServerStatus` as a dict. A worker that runs counts as ready.
     """
     state = running_state(stack_dir)
     if state is None:
@@ -274,16 +294,17 @@ def status(stack_dir: Path) -> dict[str, Any] | None:
         alive = process is not None and process.is_alive()
         found[name] = ServerStatus(
             pid=process.pid if process is not None and alive else None,
-            ready=alive and is_ready(name, state.addresses),
+            ready=alive and (name not in SERVERS or is_ready(name, state.addresses)),
             log=server.log,
             exit_code=server.exit_code,
-            log_tail=None if alive else log_tail(Path(server.log)),
+            log_tail=None if alive else last_words(Path(server.log)),
         )
     return {
         **state.addresses,
         "model_repository": state.model_repository,
         "supervisor_pid": state.supervisor.pid,
-        "servers": {name: asdict(server) for name, server in found.items()},
+        "servers": {name: asdict(found[name]) for name in found if name in SERVERS},
+        "workers": {name: asdict(found[name]) for name in found if name not in SERVERS},
     }
 
 
@@ -309,11 +330,25 @@ def stop(stack_dir: Path, timeout_ms: int = 30_000) -> bool:
 
 def log_tail(path: Path, lines: int = _TAIL_LINES) -> str:
     """The last lines of a log; empty if there is none yet."""
+    return "\n".join(_last_lines(path)[-lines:])
+
+
+def last_words(path: Path) -> str:
+    """The end of a dead server's log, after the errors that stand shortly before it.
+
+    Triton says why a model did not load, and then prints two long tables.
+    """
+    lines = _last_lines(path)
+    earlier = [line for line in lines[:-_TAIL_LINES] if _ERROR_LINE.match(line)]
+    return "\n".join([*earlier[-_ERROR_LINES:], *lines[-_TAIL_LINES:]])
+
+
+def _last_lines(path: Path) -> list[str]:
     if not path.exists():
-        return ""
+        return []
     with path.open("rb") as file:
         file.seek(max(0, path.stat().st_size - 64_000))
-        return "\n".join(file.read().decode(errors="replace").splitlines()[-lines:])
+        return file.read().decode(errors="replace").splitlines()
 
 
 def describe_exit(exit_code: int | None) -> str:
