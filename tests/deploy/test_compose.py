@@ -64,6 +64,17 @@ def test_every_variable_in_any_file_of_the_deployment_is_known() -> None:
             assert used <= VARIABLES | COMPOSE_ONLY, f"{path}: {used - VARIABLES - COMPOSE_ONLY}"
 
 
+def test_working_directory_is_writable_although_the_root_is_not() -> None:
+    (folder,) = re.findall(
+        r"^WORKDIR (\S+)\nUSER", (DEPLOY / "Dockerfile").read_text(), re.MULTILINE
+    )
+    for name in WORKERS:
+        service = SERVICES[name]
+        assert service["read_only"] is True
+        mounted = {v.split(":")[1] for v in service["volumes"] if isinstance(v, str)}
+        assert {folder, "/tmp"} <= mounted | set(service["tmpfs"]), name
+
+
 def test_secrets_come_from_outside() -> None:
     text = (DEPLOY / "compose.yaml").read_text()
     for line in text.splitlines():

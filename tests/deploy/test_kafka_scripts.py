@@ -8,12 +8,14 @@ from pathlib import Path
 import pytest
 
 from features.border import Border
+from streams.ingest import Ingest
 from streams.kafka_scripts import (
     ADMIN,
     PRINCIPALS,
     acls_script,
     create_topics_script,
 )
+from streams.scoring import Scoring
 from streams.topic_admin import plan_topics
 from streams.topics import CONSENTS, DEAD_LETTERS, INPUTS, OUTPUTS, SLATES, TOPICS
 
@@ -140,13 +142,15 @@ def test_nobody_can_do_more_than_one_side_of_a_decision() -> None:
                 assert name in writers[topic.dead_letter]
 
 
-def test_workers_groups_are_those_of_the_code() -> None:
+def test_workers_groups_and_topics_are_those_of_the_code() -> None:
     source = (FOLDER.parents[1] / "streams" / "feed.py").read_text()
-    assert 'f"fintrec-{work.name}-feed"' in source
-    assert 'f"fintrec-{work.name}"' in source
-    groups = {p.name: p.groups for p in PRINCIPALS}
-    for worker in ("ingest", "score"):
-        assert groups[f"fintrec-{worker}"] == (f"fintrec-{worker}", f"fintrec-{worker}-feed")
+    assert 'group_id=f"fintrec-{work.name}-feed"' in source
+    assert 'f"fintrec-{work.name}",' in source
+    by_name = {p.name: p for p in PRINCIPALS}
+    for work in (Ingest, Scoring):
+        principal = by_name[f"fintrec-{work.name}"]
+        assert principal.groups == (f"fintrec-{work.name}", f"fintrec-{work.name}-feed")
+        assert set(work.topics) <= set(principal.reads)
 
 
 def test_topics_carry_what_the_border_is_to_judge() -> None:

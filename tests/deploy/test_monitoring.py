@@ -10,7 +10,11 @@ import pytest
 import yaml
 from prometheus_client import Counter, Gauge, Histogram
 
+from features.border import REASONS
+from fintrec.slates import TIERS
 from streams import metrics
+from streams.ingest import Ingest
+from streams.scoring import Scoring
 
 DEPLOY = Path(__file__).resolve().parents[2] / "deploy"
 RULES = yaml.safe_load((DEPLOY / "prometheus" / "rules.yml").read_text())
@@ -67,6 +71,15 @@ def test_expression_uses_known_series_and_labels(place: str, expr: str) -> None:
         labels |= SERIES[name]
     for group in re.findall(r"\b(?:by|on)\s*\(([^)]*)\)", expr):
         assert {label.strip() for label in group.split(",")} <= labels, f"{place}: {group}"
+
+
+def test_label_values_are_those_of_the_code() -> None:
+    workers = {Ingest.name, Scoring.name}
+    values = {"tier": set(TIERS), "reason": set(REASONS), "worker": workers, "job": workers}
+    for place, expr in ALL:
+        for label, allowed in values.items():
+            for given in re.findall(rf'\b{label}\s*(?:=~|!=|=)\s*"([^"]*)"', expr):
+                assert set(given.split("|")) <= allowed, f"{place}: {label}={given}"
 
 
 def test_every_metric_of_the_workers_is_on_the_dashboard() -> None:
