@@ -109,6 +109,11 @@ def day_start_ms(day: str) -> int:
     return int(datetime.strptime(day, "%Y-%m-%d").replace(tzinfo=UTC).timestamp()) * 1000
 
 
+def day_end_ms(day: str) -> int:
+    """First millisecond after a partition's day."""
+    return day_start_ms(day) + DAY_MS
+
+
 def write_manifest(log_dir: Path, manifest: Mapping[str, Any]) -> None:
     """Write LOG_DIR/manifest.json."""
     log_dir.mkdir(parents=True, exist_ok=True)
@@ -278,6 +283,11 @@ def coded(table: pa.Table, name: str) -> Coded:
 def integers(table: pa.Table, name: str) -> npt.NDArray[np.int64]:
     """An integer column without nulls as NumPy."""
     return table[name].to_numpy().astype(np.int64, copy=False)
+
+
+def milliseconds(table: pa.Table, name: str) -> npt.NDArray[np.int64]:
+    """A timestamp column in milliseconds since the epoch."""
+    return pc.cast(table[name], pa.int64()).to_numpy().astype(np.int64) // 1000
 
 
 def read_items(log_dir: Path) -> tuple[Item, ...]:

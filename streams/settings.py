@@ -17,6 +17,8 @@ from pathlib import Path
 from typing import Any, get_type_hints
 
 from features.errors import FintrecError
+from streams.local_stack.jars import default_cache
+from streams.local_stack.state import running_state
 
 CONFIG_VARIABLE = "FINTREC_CONFIG"
 _PREFIX = "FINTREC_"
@@ -68,7 +70,7 @@ class Settings:
         variable="FINTREC_DIR",
     )
     jar_cache: Path = _setting(
-        lambda: _user_cache() / "fintrec" / "jars",
+        default_cache,
         "Where the local broker's jars are kept.",
     )
 
@@ -241,8 +243,6 @@ def _from_file(environ: Mapping[str, str]) -> dict[str, Any]:
 
 
 def _from_stack(stack_dir: Path) -> dict[str, Any]:
-    from streams.local_stack.state import running_state
-
     state = running_state(stack_dir)
     if state is None or not state.addresses:
         return {}
@@ -292,10 +292,6 @@ def _shown(row: Field[Any], value: Any) -> str:
 
 def _default(row: Field[Any]) -> Any:
     return row.default if row.default_factory is MISSING else row.default_factory()
-
-
-def _user_cache() -> Path:
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
 
 
 def configuration_page() -> str:

@@ -9,17 +9,7 @@ from typing import Final
 import msgspec
 import yaml
 
-from features.border import (
-    ANCIENT,
-    FUTURE,
-    INVALID,
-    KEY_MISMATCH,
-    NOT_JSON,
-    OVERSIZE,
-    REASONS,
-    UNKNOWN_VERSION,
-    Border,
-)
+from features.border import REASONS, Border
 from features.spec import DAY_MS, MINUTE_MS
 from streams.asyncapi import describe_api
 from streams.topic_admin import DEFAULT_PARTITIONS
@@ -29,14 +19,15 @@ from streams.wire_records import FieldRow, field_rows, parts_of, record_of, wire
 
 _LIMITS: Final = Border()
 _REASON_TEXTS: Final = {
-    NOT_JSON: "no value, or one that is no JSON",
-    INVALID: "a field is missing, of the wrong type, outside its limits or not finite",
-    OVERSIZE: f"more than {_LIMITS.max_bytes:,} bytes",
-    FUTURE: f"`event_time_ms` is more than {_LIMITS.max_skew_ms // MINUTE_MS} minutes ahead of the "
+    "not_json": "no value, or one that is no JSON",
+    "invalid": "a field is missing, of the wrong type, outside its limits or not finite",
+    "oversize": f"more than {_LIMITS.max_bytes:,} bytes",
+    "future": f"`event_time_ms` is more than {_LIMITS.max_skew_ms // MINUTE_MS} minutes ahead of the "
     "worker's clock",
-    ANCIENT: f"`event_time_ms` is more than {_LIMITS.max_age_ms // DAY_MS} days old",
-    KEY_MISMATCH: "the Kafka key is not the record's own: it would reach a foreign partition",
-    UNKNOWN_VERSION: "`schema_version` is given and is not 1",
+    "ancient": f"`event_time_ms` is more than {_LIMITS.max_age_ms // DAY_MS} days old",
+    "key_mismatch": "the Kafka key is not the record's own: it would reach a foreign partition",
+    "unknown_version": "`schema_version` is given and is not 1",
+    "internal_error": "the worker's own code failed on it; the log has the trace",
 }
 
 _HEAD: Final = """\

@@ -6,7 +6,9 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 import click
+from rich.console import Console
 
+_PIPE_WIDTH = 200
 Function = TypeVar("Function", bound=Callable[..., Any])
 
 
@@ -24,6 +26,12 @@ def dir_option(function: Function) -> Function:
 def json_option(function: Function) -> Function:
     """`--json`: print data as JSON, passed as `as_json: bool`."""
     return click.option("--json", "as_json", is_flag=True, help="Print JSON.")(function)
+
+
+def wide_console() -> Console:
+    """A console for tables: the terminal's width, or wide where output goes to a file or pipe."""
+    console = Console()
+    return console if console.is_terminal else Console(width=_PIPE_WIDTH)
 
 
 def print_json(data: Any) -> None:

@@ -11,7 +11,7 @@ from rich.live import Live
 from rich.table import Table
 
 from features.errors import FintrecError
-from streams.commands.options import dir_option, json_option, print_json
+from streams.commands.options import dir_option, json_option, print_json, wide_console
 from streams.local_stack.stack import LocalStack, StackAlreadyRunning, log_tail, status, stop
 from streams.local_stack.state import SERVERS
 from streams.settings import Settings, load_settings
@@ -137,7 +137,7 @@ def _show(found: dict[str, Any], as_json: bool) -> None:
         table.add_row(
             name, where[name], str(server["pid"] or "-"), str(server["ready"]), server["log"]
         )
-    console = Console(soft_wrap=True)
+    console = wide_console()
     console.print(table)
     for name, server in found["servers"].items():
         if server["log_tail"] is not None:

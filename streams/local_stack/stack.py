@@ -130,9 +130,24 @@ class LocalStack:
         ask(self.dir, "restart", server=server)
         self.wait_ready((server,), timeout_ms)
 
+    def start_worker(self, name: str, argv: list[str], env: dict[str, str] | None = None) -> None:
+        """Run a worker beside the servers; the stack ends it, before its servers, with itself.
+
+        A worker that ends with an error is started again after a moment, as any supervisor would.
+        """
+        ask(
+            self.dir,
+            "start",
+            server=name,
+            argv=argv,
+            env={**os.environ, **(env or {})},
+            cwd=str(self.dir),
+            log=str(self.dir / "logs" / f"{name}.log"),
+            keep_alive=True,
+        )
+
     def kill(self, server: str) -> None:
-        """kill -9 a server, as a crash would; it stays down until `restart`."""
-        _check_name(server)
+        """kill -9 a server, as a crash would; it stays down until `restart`. A worker comes back."""
         process = self._state().servers[server].process
         if process is not None:
             process.send(9)
@@ -144,7 +159,6 @@ class LocalStack:
         Raises:
             FintrecError: it does not run.
         """
-        _check_name(server)
         state = self._state()
         process = state.servers[server].process
         if process is None or not process.is_alive():
@@ -268,8 +282,8 @@ class LocalStack:
 def status(stack_dir: Path) -> dict[str, Any] | None:
     """What runs in a folder now, ready for JSON; None if no stack does.
 
-    Keys: the addresses, `model_repository`, `supervisor_pid` and `servers`, by server a
-    `ServerStatus` as a dict.
+    Keys: the addresses, `model_repository`, `supervisor_pid`, and `servers` and `workers`, by name
+    a `ServerStatus` as a dict. A worker that runs counts as ready.
     """
     state = running_state(stack_dir)
     if state is None:
@@ -280,7 +294,7 @@ def status(stack_dir: Path) -> dict[str, Any] | None:
         alive = process is not None and process.is_alive()
         found[name] = ServerStatus(
             pid=process.pid if process is not None and alive else None,
-            ready=alive and is_ready(name, state.addresses),
+            ready=alive and (name not in SERVERS or is_ready(name, state.addresses)),
             log=server.log,
             exit_code=server.exit_code,
             log_tail=None if alive else last_words(Path(server.log)),
@@ -289,7 +303,8 @@ def status(stack_dir: Path) -> dict[str, Any] | None:
         **state.addresses,
         "model_repository": state.model_repository,
         "supervisor_pid": state.supervisor.pid,
-        "servers": {name: asdict(server) for name, server in found.items()},
+        "servers": {name: asdict(found[name]) for name in found if name in SERVERS},
+        "workers": {name: asdict(found[name]) for name in found if name not in SERVERS},
     }
 
 

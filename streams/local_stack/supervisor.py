@@ -8,7 +8,8 @@ on a socket in the stack's folder. Three ties make sure that nothing outlives it
   it is told to go on alone ("detach");
 - a lock on `<DIR>/lock`, held for life, keeps a second supervisor out of the folder.
 
-A server that crashes is recorded in the state file and left as it is. Single-threaded on purpose:
+A server that crashes is recorded in the state file and left as it is; a worker (`keep_alive`) that
+ends with an error is started again. Workers end before their servers. Single-threaded on purpose:
 the kernel ties a child to the thread that made it, and forks of a threaded process are unsafe.
 """
 
@@ -28,10 +29,17 @@ from typing import Any
 
 from streams.local_stack.control import bind_control
 from streams.local_stack.processes import die_with_parent, identify
-from streams.local_stack.state import FILE_NAME, ServerState, StackState, write_state
+from streams.local_stack.state import (
+    FILE_NAME,
+    SERVERS,
+    ServerState,
+    StackState,
+    write_state,
+)
 
 ALREADY_RUNNING = 3
 _GRACE_S = 10.0
+_RELAUNCH_S = 1.0
 
 
 @dataclass
@@ -40,8 +48,10 @@ class _Child:
     env: dict[str, str]
     cwd: str
     log: str
+    keep_alive: bool = False
     popen: subprocess.Popen[bytes] | None = None
     exit_code: int | None = None
+    relaunch_at: float | None = None
 
 
 class Supervisor:
@@ -69,7 +79,7 @@ class Supervisor:
             selector.register(source, selectors.EVENT_READ)
         self._save()
         while not self._ending:
-            for key, _ in selector.select():
+            for key, _ in selector.select(self._until_relaunch()):
                 if key.fileobj is control:
                     self._serve(control)
                 elif key.fd == lifeline:
@@ -78,6 +88,7 @@ class Supervisor:
                 else:
                     os.read(wake_read, 4096)
             self._reap()
+            self._relaunch()
         self._end_all()
 
     def _on_signal(self, signum: int, _frame: object) -> None:
@@ -102,7 +113,15 @@ class Supervisor:
     def _answer(self, request: dict[str, Any]) -> dict[str, Any]:
         verb = request["verb"]
         if verb == "start":
-            child = _Child(request["argv"], request["env"], request["cwd"], request["log"])
+            child = _Child(
+                request["argv"],
+                request["env"],
+                request["cwd"],
+                request["log"],
+                request.get("keep_alive", False),
+            )
+            if request["server"] in self._children:
+                _end([self._children[request["server"]]])
             self._children[request["server"]] = child
             self._launch(child)
         elif verb == "describe":
@@ -137,7 +156,7 @@ class Supervisor:
                 start_new_session=True,
                 preexec_fn=die_with_parent(),
             )
-        child.exit_code = None
+        child.exit_code = child.relaunch_at = None
 
     def _reap(self) -> None:
         changed = False
@@ -147,8 +166,20 @@ class Supervisor:
                 _kill_group(child.popen.pid)  # helpers that a crashed server leaves behind
                 child.popen = None
                 changed = True
+                if child.keep_alive and child.exit_code:
+                    child.relaunch_at = time.monotonic() + _RELAUNCH_S
         if changed:
             self._save()
+
+    def _until_relaunch(self) -> float | None:
+        due = [c.relaunch_at for c in self._children.values() if c.relaunch_at is not None]
+        return max(0.0, min(due) - time.monotonic()) if due else None
+
+    def _relaunch(self) -> None:
+        for child in self._children.values():
+            if child.relaunch_at is not None and time.monotonic() >= child.relaunch_at:
+                self._launch(child)
+                self._save()
 
     def _save(self) -> None:
         servers = {}
@@ -159,7 +190,9 @@ class Supervisor:
         write_state(self._dir, self._state)
 
     def _end_all(self) -> None:
-        _end(list(self._children.values()))
+        servers = [child for name, child in self._children.items() if name in SERVERS]
+        _end([child for name, child in self._children.items() if name not in SERVERS])
+        _end(servers)
         for prefix in self._shm_prefixes:
             remove_shared_memory(prefix)
         (self._dir / FILE_NAME).unlink(missing_ok=True)

@@ -13,13 +13,14 @@ project: Triton's own process runs it.
 import json
 import re
 from collections import defaultdict
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import torch
 import triton_python_backend_utils as pb_utils
 from torch import Tensor
-from torch.utils.dlpack import from_dlpack, to_dlpack
+from torch.utils.dlpack import from_dlpack
 
 _INDEXED = re.compile(r".*__(\d+)$")
 _DTYPES = {
@@ -51,9 +52,11 @@ class TritonPythonModel:
         on_gpu = args.get("model_instance_kind") == "GPU"
         self._device = torch.device(f"cuda:{args['model_instance_device_id']}" if on_gpu else "cpu")
         path = Path(args["model_repository"]) / args["model_version"] / "model.pt"
-        self._module = torch.jit.load(path, map_location=self._device).eval()
+        load: Callable[..., torch.jit.ScriptModule] = torch.jit.load
+        self._module = load(path, map_location=self._device).eval()
         self._is_batching = config.get("max_batch_size", 0) > 0
-        arguments = [argument.name for argument in self._module.forward.schema.arguments[1:]]
+        forward: Any = self._module.forward
+        arguments = [argument.name for argument in forward.schema.arguments[1:]]  # without self
         names = [entry["name"] for entry in config["input"]]
         self._inputs = forward_order(names, arguments)
         outputs = {entry["name"]: _DTYPES[entry["data_type"]] for entry in config["output"]}
@@ -122,7 +125,7 @@ class TritonPythonModel:
     def _respond(self, outputs: list[Tensor]) -> Any:
         return pb_utils.InferenceResponse(
             [
-                pb_utils.Tensor.from_dlpack(name, to_dlpack(output.contiguous()))
+                pb_utils.Tensor.from_dlpack(name, output.contiguous())
                 for name, output in zip(self._outputs, outputs, strict=True)
             ]
         )
