@@ -21,6 +21,7 @@ import faust
 from aiokafka import AIOKafkaConsumer, ConsumerRebalanceListener, TopicPartition
 from aiokafka.coordinator.assignors.range import RangePartitionAssignor
 from aiokafka.errors import IllegalStateError, KafkaError
+from faust.app.base import BootStrategy
 
 from features.errors import Unavailable
 from streams.clients import aiokafka_config
@@ -61,12 +62,12 @@ class Work(Protocol):
         """Learn which partitions this worker owns from now on."""
 
 
-class _Boot(faust.App.BootStrategy):  # type: ignore[misc]
+class _Boot(BootStrategy):
     # `faust worker` turns the web server on in spite of `web_enabled=False`; no port is ours to open.
     enable_web = False
 
 
-class _App(faust.App):  # type: ignore[misc]
+class _App(faust.App):
     BootStrategy = _Boot
 
 
@@ -129,7 +130,7 @@ def create_app(work: Work, settings: Settings) -> faust.App:
         broker_heartbeat_interval=settings.heartbeat_ms / 1000,
         broker_max_poll_interval=600.0,
     )
-    channel = app.channel(value_type=object)
+    channel: Any = app.channel()
 
     # Faust refuses to start without a source topic; the policies are quiet and change nothing here.
     @app.agent(
@@ -229,7 +230,7 @@ def feed_service(
 ) -> type[faust.Service]:
     """The service that owns the worker's consumer and hands its batches to `put`."""
 
-    class Feed(faust.Service):  # type: ignore[misc]
+    class Feed(faust.Service):
         async def on_start(self) -> None:
             self._done: dict[TopicPartition, int] = {}
             self._committed_at = 0.0

@@ -43,7 +43,7 @@ class Scoring:
     """The work of a scoring worker, as `streams/feed.py` runs it."""
 
     name = "score"
-    topics = (SLATE_REQUESTS,)
+    topics: tuple[str, ...] = (SLATE_REQUESTS,)
 
     def __init__(
         self,
