@@ -21,9 +21,9 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from features.encoding import bucket_of, encode_context, encode_histories
+from features.encoding import bucket_of, encode_context
 from features.history import WINDOW, Rows, as_of
-from fintrec.datasets import Decisions, TrainingSet
+from fintrec.datasets import Decisions, TrainingSet, converted
 
 IntArray: TypeAlias = npt.NDArray[np.int64]
 
@@ -42,7 +42,10 @@ class ClickBatch(NamedTuple):
 
 
 class ConversionBatch(NamedTuple):
-    """Histories before a page, and which items converted after it (float32 0 / 1)."""
+    """Histories before a page, and which items converted after it (float32 0 / 1).
+
+    `known_BK` is 0 where the attribution window reaches beyond what could be observed.
+    """
 
     tokens_BTC: Tensor
     times_BT: Tensor
@@ -50,6 +53,7 @@ class ConversionBatch(NamedTuple):
     context_BX: Tensor
     request_BR: Tensor
     target_BK: Tensor
+    known_BK: Tensor
 
 
 @dataclass(frozen=True, slots=True)
@@ -152,12 +156,15 @@ def conversion_batches(
 def _conversion_batch(
     data: TrainingSet, decisions: Decisions, pages: IntArray, bucket: int
 ) -> ConversionBatch:
-    target = torch.zeros(len(pages), len(data.items))
-    for row, page in enumerate(pages.tolist()):
-        start, stop = decisions.converted_indptr[page : page + 2]
-        target[row, torch.from_numpy(decisions.converted_items[start:stop].astype(np.int64))] = 1
+    target = converted(data, decisions, pages).astype(np.float32)
+    known = decisions.time_ms[pages, None] + data.window_ms <= decisions.observed_until_ms
     ends = zip(decisions.user[pages].tolist(), decisions.end[pages].tolist(), strict=True)
-    return ConversionBatch(*_history(data, list(ends), bucket), *_page(decisions, pages), target)
+    return ConversionBatch(
+        *_history(data, list(ends), bucket),
+        *_page(decisions, pages),
+        torch.from_numpy(target),
+        torch.from_numpy(known.astype(np.float32)),
+    )
 
 
 def _history(

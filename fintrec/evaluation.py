@@ -28,6 +28,7 @@ class Scored(NamedTuple):
     pctr_logits: Logits  # (N, K)
     pcvr_logits: Logits  # (N, K)
     converted: npt.NDArray[np.bool_]  # (N, K)
+    known: npt.NDArray[np.bool_]  # (N, K), where the conversion label is complete
 
 
 @torch.inference_mode()
@@ -46,11 +47,12 @@ def score(
                 pctr(*history, *page).numpy(),
                 pcvr(*history, *page).numpy(),
                 batch.target_BK.numpy() > 0,
+                batch.known_BK.numpy() > 0,
             )
         )
     if not parts:
         nothing = np.zeros((0, len(data.items)), np.float32)
-        return Scored(pages, nothing, nothing, nothing > 0)
+        return Scored(pages, nothing, nothing, nothing > 0, nothing > 0)
     return Scored(*(np.concatenate(part) for part in zip(*parts, strict=True)))
 
 
@@ -72,7 +74,7 @@ def evaluate(scored: Scored, decisions: Decisions, calibration: Calibration) -> 
     found: dict[str, Any] = {
         "pages": len(scored.pages),
         "clicks": len(target),
-        "conversions": int(scored.converted.sum()),
+        "conversions": int(scored.converted[scored.known].sum()),
     }
     if len(target):
         level = click_level(scored.pctr_logits[row])
@@ -83,9 +85,9 @@ def evaluate(scored: Scored, decisions: Decisions, calibration: Calibration) -> 
     if len(row):
         pctr = calibration.apply(scored.pctr_logits)[row, shown[row, position]]
         found |= _binary("pctr", pctr, clicked[row, position])
-    if scored.converted.size:
+    if scored.known.any():
         pcvr = conversion_probabilities(scored.pcvr_logits)
-        found |= _binary("pcvr", pcvr.ravel(), scored.converted.ravel())
+        found |= _binary("pcvr", pcvr[scored.known], scored.converted[scored.known])
     return {name: _rounded(value) for name, value in found.items()}
 
 

@@ -33,7 +33,7 @@ class ClickObjective(nn.Module):
 
 
 class ConversionObjective(nn.Module):
-    """Binary cross entropy of every item, mean over items and histories."""
+    """Binary cross entropy of every item, mean over the labels that are known."""
 
     def __init__(self, model: Pcvr) -> None:
         super().__init__()
@@ -43,4 +43,7 @@ class ConversionObjective(nn.Module):
         """Scalar loss."""
         state_BD = self.model.encoder.hidden(batch.tokens_BTC, batch.times_BT, batch.dynamic_BTF)
         logits_BK = self.model.head(state_BD, batch.context_BX, batch.request_BR)
-        return functional.binary_cross_entropy_with_logits(logits_BK, batch.target_BK)
+        loss_BK = functional.binary_cross_entropy_with_logits(
+            logits_BK, batch.target_BK, reduction="none"
+        )
+        return (loss_BK * batch.known_BK).sum() / batch.known_BK.sum().clamp(min=1.0)

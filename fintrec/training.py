@@ -159,7 +159,7 @@ def train(
     if data.vocabulary.items != data.items:
         raise ValueError("the data set's items are not its vocabulary's scored items")
     torch.manual_seed(recipe.training.seed)
-    popularity = measure(data.train, data.content_types)
+    popularity = measure(data)
     pctr, pcvr = Pctr(data.vocabulary, recipe.model), Pcvr(data.vocabulary, recipe.model)
     prepare(pctr, pcvr, data, popularity, recipe.training.seed)
     stride = min(recipe.training.label_stride, recipe.model.window // 2)

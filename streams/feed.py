@@ -113,6 +113,11 @@ async def run_batch(work: Work, records: Sequence[Received]) -> None:
             return
 
 
+def feed_group(name: str) -> str:
+    """Consumer group of the workers of a kind; Faust's own consumer has another."""
+    return f"fintrec-{name}-feed"
+
+
 def create_app(work: Work, settings: Settings) -> faust.App:
     """The Faust app of a worker: one channel, one agent on it, one service that feeds it."""
     app = _App(
@@ -214,15 +219,19 @@ def watch(progress: Progress, name: str, limit_s: float, stopped: threading.Even
 class _Rebalance(ConsumerRebalanceListener):  # type: ignore[misc]
     """Waits for the batch under way and commits it before its partitions go to another worker."""
 
-    def __init__(self, settle: Callable[[], Awaitable[None]], work: Work) -> None:
+    def __init__(
+        self,
+        settle: Callable[[], Awaitable[None]],
+        take_over: Callable[[Iterable[TopicPartition]], Awaitable[None]],
+    ) -> None:
         self._settle = settle
-        self._work = work
+        self._take_over = take_over
 
     async def on_partitions_revoked(self, revoked: Iterable[TopicPartition]) -> None:
         await self._settle()
 
     async def on_partitions_assigned(self, assigned: Iterable[TopicPartition]) -> None:
-        await self._work.assigned([(tp.topic, tp.partition) for tp in assigned])
+        await self._take_over(assigned)
 
 
 def feed_service(
@@ -240,7 +249,7 @@ def feed_service(
             await work.start()
             self._consumer = AIOKafkaConsumer(
                 **aiokafka_config(settings),
-                group_id=f"fintrec-{work.name}-feed",
+                group_id=feed_group(work.name),
                 enable_auto_commit=False,
                 auto_offset_reset="earliest",
                 fetch_min_bytes=settings.fetch_min_bytes,
@@ -253,7 +262,7 @@ def feed_service(
                 partition_assignment_strategy=(RangePartitionAssignor,),
             )
             self._consumer.subscribe(
-                list(work.topics), listener=_Rebalance(self._settle_and_commit, work)
+                list(work.topics), listener=_Rebalance(self._settle_and_commit, self._take_over)
             )
             await self._consumer.start()
             threading.Thread(
@@ -301,6 +310,11 @@ def feed_service(
         async def _settle_and_commit(self) -> None:
             async with self._busy:
                 await self._commit()
+
+        async def _take_over(self, assigned: Iterable[TopicPartition]) -> None:
+            # Under the lock: nothing of a new partition is worked on before its past is known.
+            async with self._busy:
+                await work.assigned([(tp.topic, tp.partition) for tp in assigned])
 
         async def _commit(self) -> None:
             self._committed_at = time.monotonic()

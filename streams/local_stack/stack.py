@@ -88,7 +88,10 @@ class LocalStack:
             StackAlreadyRunning: the folder has a running stack.
             FintrecError: something is missing, or a server ended (with the tail of its log).
         """
-        (self.dir / "logs").mkdir(parents=True, exist_ok=True)
+        try:
+            (self.dir / "logs").mkdir(parents=True, exist_ok=True)
+        except OSError as exc:
+            raise FintrecError(f"cannot use {self.dir} for a stack: {exc}") from exc
         self._spawn_supervisor()
         try:
             self._launch_servers(progress)

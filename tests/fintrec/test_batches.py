@@ -9,7 +9,7 @@ import torch
 from features.encoding import encode_histories
 from features.history import WINDOW, as_of
 from fintrec.batches import click_batches, click_windows, conversion_batches
-from fintrec.objectives import ClickObjective
+from fintrec.objectives import ClickObjective, ConversionObjective
 from tests.fintrec.tiny import history, models, training_set
 
 
@@ -116,3 +116,21 @@ def test_a_step_in_a_window_has_the_logits_of_its_own_history() -> None:
                     alone, batch.context_LX[step : step + 1], batch.request_LR[step : step + 1]
                 )
             torch.testing.assert_close(logits[step : step + 1], expected, atol=1e-4, rtol=1e-4)
+
+
+def test_a_label_whose_window_is_not_over_is_neither_positive_nor_negative() -> None:
+    data = training_set(3)
+    cut = int(np.median(data.train.time_ms))
+    data = replace(data, train=replace(data.train, observed_until_ms=cut))
+    _, pcvr = models()
+    objective = ConversionObjective(pcvr).eval()
+    pages = np.arange(len(data.train.user))
+    for chosen, batch in conversion_batches(data, data.train, pages, 16, None):
+        over = data.train.time_ms[chosen] + data.window_ms[0] <= cut
+        assert (batch.known_BK.bool().numpy() == over[:, None]).all()
+        with torch.inference_mode():
+            loss = objective(batch)
+            logits = pcvr.head(pcvr.encoder.hidden(*batch[:3]), batch.context_BX, batch.request_BR)
+        terms = torch.nn.functional.softplus(logits) - logits * batch.target_BK
+        expected = terms[torch.from_numpy(over)].mean() if over.any() else torch.tensor(0.0)
+        torch.testing.assert_close(loss, expected)

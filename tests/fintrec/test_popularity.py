@@ -1,6 +1,7 @@
 """Base rates, counted by hand."""
 
 import json
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -11,7 +12,7 @@ from tests.fintrec.tiny import training_set
 
 def test_rates_equal_their_slow_twin() -> None:
     data = training_set(6)
-    found = measure(data.train, data.content_types)
+    found = measure(data)
     shown, clicks, converted = np.zeros(7), np.zeros(7), np.zeros(7)
     for page in range(len(data.train.user)):
         for item, click in zip(data.train.shown[page], data.train.clicked[page], strict=True):
@@ -35,7 +36,7 @@ def test_rates_equal_their_slow_twin() -> None:
 
 def test_an_unheard_of_content_type_gets_the_overall_prior() -> None:
     data = training_set(6)
-    found = measure(data.train, data.content_types)
+    found = measure(data)
     assert found.prior("servicing") == (found.prior_ctr["servicing"], found.prior_cvr["servicing"])
     assert found.prior("third_party") == (found.prior_ctr[""], found.prior_cvr[""])
     assert Popularity.from_dict(json.loads(json.dumps(found.to_dict()))) == found
@@ -43,5 +44,11 @@ def test_an_unheard_of_content_type_gets_the_overall_prior() -> None:
 
 def test_an_item_that_was_never_shown_has_its_type_s_rate() -> None:
     data = training_set(6)
-    found = measure(data.train, (*data.content_types, "marketing"))
+    data = replace(
+        data,
+        items=(*data.items, "new"),
+        content_types=(*data.content_types, "marketing"),
+        window_ms=np.append(data.window_ms, 1),
+    )
+    found = measure(data)
     assert found.ctr[-1] == pytest.approx(found.prior_ctr["marketing"], abs=1e-8)

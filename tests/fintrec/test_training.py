@@ -1,10 +1,13 @@
 """The loop learns, keeps the best weights, obeys its budget and repeats itself."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
 
 from fintrec.models.config import ModelConfig, Recipe, TrainingConfig
+from fintrec.popularity import measure
 from fintrec.training import NoExamples, Progress, Task, fit, prepare, train
 from tests.fintrec.tiny import config, models, training_set
 
@@ -107,10 +110,8 @@ def test_a_loss_that_is_not_finite_stops_the_training() -> None:
 
 
 def test_standardisation_is_fitted_on_training_rows_and_biases_on_base_rates(data) -> None:
-    from fintrec.popularity import measure
-
     pctr, pcvr = models()
-    popularity = measure(data.train, data.content_types)
+    popularity = measure(data)
     prepare(pctr, pcvr, data, popularity, seed=0)
     expected = data.train.static.astype(np.float32)
     np.testing.assert_allclose(
@@ -126,8 +127,6 @@ def test_standardisation_is_fitted_on_training_rows_and_biases_on_base_rates(dat
 
 
 def test_a_data_set_without_clicks_says_so(data) -> None:
-    from dataclasses import replace
-
     empty = replace(data.train, clicked=np.zeros_like(data.train.clicked))
     with pytest.raises(NoExamples, match="needs clicks"):
         train(replace(data, train=empty), recipe(epochs=1))

@@ -125,6 +125,7 @@ def training_set(num_users: int = 24, seed: int = 0) -> TrainingSet:
         validation=_decisions(splits[1]),
         test=_decisions(splits[2]),
         exclusions={"opted_out": 0},
+        window_ms=np.full(len(ITEMS), DAY_MS),
     )
 
 

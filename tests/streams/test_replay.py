@@ -2,6 +2,7 @@ import json
 from pathlib import Path
 
 import orjson
+import pyarrow as pa
 import pytest
 from click.testing import CliRunner
 from kafka.errors import KafkaTimeoutError
@@ -12,8 +13,12 @@ from fintrec import logs
 from fintrec.bank.simulate import BankSize, simulate
 from streams import replay
 from streams.commands.publish import publish
+from streams.commands.topics import topics
 from streams.replay import Outgoing, Pace, Period, Progress, PublishError
 from streams.topics import CLICKSTREAM, CONSENTS, ITEMS, TOPICS
+
+# kafka-python 3.0.12 reads its own protocol files by a call that Python 3.11 deprecates.
+pytestmark = pytest.mark.filterwarnings("ignore:(read|open)_text is deprecated:DeprecationWarning")
 
 END_MS = 1_795_900_000_123
 
@@ -151,38 +156,45 @@ def test_contradicting_options_are_bad_usage(bank_log):
     assert runner.invoke(publish, [str(bank_log / "absent")]).exit_code == 2
 
 
+@pytest.fixture
+def own_log(bank_log, tmp_path):
+    """A log of users that no other test of the shared broker knows."""
+    table = logs.read_table(bank_log, CLICKSTREAM)
+    names = [f"replay-{user_id}" for user_id in table["user_id"].to_pylist()]
+    place = table.column_names.index("user_id")
+    logs.write_table(tmp_path, CLICKSTREAM, table.set_column(place, "user_id", pa.array(names)))
+    return tmp_path
+
+
 @pytest.mark.integration
-def test_a_published_log_is_on_the_broker_in_the_order_of_each_user(bank_log, stack):
+def test_a_published_log_is_on_the_broker_in_the_order_of_each_user(own_log, stack):
     from kafka import KafkaConsumer, TopicPartition
 
     from streams.clients import kafka_python_config
-    from streams.commands.topics import connect_admin
-    from streams.topic_admin import ensure_topics, plan_topics
 
-    with connect_admin(stack.settings) as admin:
-        ensure_topics(admin, plan_topics(2, 1))
-    argv = [str(bank_log), "--only", CLICKSTREAM, "--dir", str(stack.stack.dir), "--json"]
-    first = CliRunner().invoke(publish, argv, catch_exceptions=False)
-    again = CliRunner().invoke(publish, argv, catch_exceptions=False)
-    rows = logs.read_table(bank_log, CLICKSTREAM)
+    where = ["--dir", str(stack.stack.dir), "--json"]
+    CliRunner().invoke(topics, ["create", *where], catch_exceptions=False)
+    first, again = (
+        CliRunner().invoke(publish, [str(own_log), *where], catch_exceptions=False)
+        for _ in range(2)
+    )
+    rows = logs.read_table(own_log, CLICKSTREAM)
     assert json.loads(first.stdout)["acknowledged"] == rows.num_rows
     assert json.loads(again.stdout)["acknowledged"] == 0
     consumer = KafkaConsumer(**kafka_python_config(stack.settings), group_id=None)
-    partitions = [
-        TopicPartition(CLICKSTREAM, p) for p in consumer.partitions_for_topic(CLICKSTREAM)
-    ]
+    numbers = consumer.partitions_for_topic(CLICKSTREAM)
+    partitions = [TopicPartition(CLICKSTREAM, number) for number in numbers]
     consumer.assign(partitions)
     consumer.seek_to_beginning()
     ends = consumer.end_offsets(partitions)
-    times, ids = {}, set()
-    mine = set(rows["event_id"].to_pylist())
+    times, ids = {}, []
     while any(consumer.position(p) < ends[p] for p in partitions):
         for found in consumer.poll(timeout_ms=300).values():
             for message in found:
-                event = orjson.loads(message.value)
-                if event["event_id"] in mine:
-                    ids.add(event["event_id"])
+                if message.key.startswith(b"replay-"):
+                    event = orjson.loads(message.value)
+                    ids.append(event["event_id"])
                     times.setdefault(message.key, []).append(event["event_time_ms"])
     consumer.close()
-    assert ids == mine
+    assert sorted(ids) == sorted(rows["event_id"].to_pylist())
     assert all(found == sorted(found) for found in times.values())
