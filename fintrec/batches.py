@@ -21,7 +21,7 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from features.encoding import bucket_of, encode_context
+from features.encoding import bucket_of, encode_context, encode_histories
 from features.history import WINDOW, Rows, as_of
 from fintrec.datasets import Decisions, TrainingSet, converted
 

@@ -113,15 +113,20 @@ async def run_batch(work: Work, records: Sequence[Received]) -> None:
             return
 
 
+def app_id(name: str) -> str:
+    """Faust's id of the workers of a kind, and the consumer group of its own, idle consumer."""
+    return f"fintrec-{name}"
+
+
 def feed_group(name: str) -> str:
-    """Consumer group of the workers of a kind; Faust's own consumer has another."""
-    return f"fintrec-{name}-feed"
+    """Consumer group of the feeds of a kind."""
+    return f"{app_id(name)}-feed"
 
 
 def create_app(work: Work, settings: Settings) -> faust.App:
     """The Faust app of a worker: one channel, one agent on it, one service that feeds it."""
     app = _App(
-        f"fintrec-{work.name}",
+        app_id(work.name),
         broker=[f"kafka://{address}" for address in settings.kafka_bootstrap.split(",") if address]
         or None,
         broker_credentials=_credentials(settings),

@@ -72,7 +72,7 @@ PRINCIPALS: Final = (
     ),
     Principal(
         "fintrec-score",
-        "scoring workers; whoever takes a partition over reads which requests are answered",
+        "scoring workers; of the slates they read what a predecessor has answered",
         reads=(*_SCORE_READS, SLATES),
         writes=(SLATES, SLATE_AUDIT, *_dead_letters(_SCORE_READS)),
         groups=("fintrec-score", "fintrec-score-feed"),

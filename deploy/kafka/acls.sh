@@ -60,7 +60,7 @@ allow fintrec-ingest --operation Write \
 allow fintrec-ingest --operation Read --group fintrec-ingest --resource-pattern-type literal
 allow fintrec-ingest --operation Read --group fintrec-ingest-feed --resource-pattern-type literal
 
-# fintrec-score: scoring workers; whoever takes a partition over reads which requests are answered
+# fintrec-score: scoring workers; of the slates they read what a predecessor has answered
 allow fintrec-score --operation Read \
   --topic slate_requests.v1 \
   --topic items.v1 \

@@ -26,7 +26,7 @@ def visit_numbers(rows: Rows) -> list[int]:
     return visits(rows, np.array([len(rows)])).visit.tolist()
 
 
-@settings(max_examples=120, deadline=None)
+@settings(max_examples=120)
 @given(st.lists(histories(), min_size=1, max_size=4))
 def test_every_feature_of_every_row_equals_its_slow_twin(users):
     found = features_of(*users)
@@ -35,14 +35,14 @@ def test_every_feature_of_every_row_equals_its_slow_twin(users):
     assert not wrong
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(st.lists(histories(), min_size=1, max_size=5))
 def test_users_of_a_batch_get_what_each_gets_alone(users):
     alone = [features_of(rows) for rows in users]
     assert np.array_equal(features_of(*users), np.concatenate(alone))
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(st.lists(histories(), min_size=1, max_size=3))
 def test_visits_equal_their_slow_twin(users):
     lengths = np.array([len(rows) for rows in users], np.int64)

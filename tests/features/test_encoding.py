@@ -67,7 +67,7 @@ def assert_equal_to_the_twin(users: list[Rows], bucket: int | None = None) -> No
             assert np.array_equal(got[place], expected)
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(st.lists(histories(), min_size=1, max_size=5))
 def test_encoded_histories_equal_their_slow_twin(users):
     assert_equal_to_the_twin(users)
@@ -114,7 +114,7 @@ def test_visits_are_numbered_from_the_window_on():
     assert encode_histories([rows]).arrays.visits_BT[0].tolist() == list(range(WINDOW))
 
 
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 @given(st.lists(histories(), min_size=1, max_size=4), st.sampled_from(BUCKETS[1:]))
 def test_a_longer_bucket_only_adds_padding(users, bucket):
     short, long = encode_histories(users).arrays, encode_histories(users, bucket).arrays
@@ -166,7 +166,6 @@ def test_a_strided_history_is_encoded_as_its_copy():
         assert np.array_equal(got, expected)
 
 
-@settings(deadline=None)
 @given(st.lists(st.integers(-(1 << 62), 1 << 62), min_size=1, max_size=200))
 def test_squash_is_the_signed_log_to_the_nearest_half(values):
     features = np.array(values, np.int64)
