@@ -36,40 +36,59 @@ KEYS_CACHED: Final = 200_000  # about 100 bytes each
 VIEWS_BY_NAME: Final = {view.name: view for view in VIEWS if view.entity == "user"}
 
 # KEYS[1] the user's hash. ARGV[1] expected version (8 bytes, zero = absent), ARGV[2] the number of
-# timestamp fields n, then field and value pairs: n timestamps, the packed state, any others.
+# timestamp fields n, then field and value pairs: n times the same timestamp, the packed state, any
+# others. A stored timestamp that is newer goes in again instead of the given one.
 # The version is read out of the stored packed state: byte 8 behind the Value's tag and length.
 COMPARE_AND_SET: Final = r"""
-local function instant(message)
-  local seconds, nanos, at = 0, 0, 1
-  while at <= #message do
-    local tag, number, scale, byte = string.byte(message, at), 0, 1, nil
-    repeat
-      at = at + 1
-      byte = string.byte(message, at) or 0
-      number = number + byte % 128 * scale
-      scale = scale * 128
-    until byte < 128
-    at = at + 1
-    if tag == 8 then seconds = number elseif tag == 16 then nanos = number end
-  end
-  return seconds * 1000 + nanos / 1000000
-end
+local byte = string.byte
 local stamps = tonumber(ARGV[2])
-local names = {ARGV[3 + 2 * stamps]}
-for i = 1, stamps do names[i + 1] = ARGV[1 + 2 * i] end
-local old = redis.call('HMGET', KEYS[1], unpack(names))
+local old
+if stamps == 1 then
+  old = redis.call('HMGET', KEYS[1], ARGV[5], ARGV[3])
+else
+  local names = {ARGV[3 + 2 * stamps]}
+  for i = 1, stamps do names[i + 1] = ARGV[1 + 2 * i] end
+  old = redis.call('HMGET', KEYS[1], unpack(names))
+end
 local value, version = old[1], '\0\0\0\0\0\0\0\0'
-if value and string.byte(value, 1) == 10 then
-  local at = 2
-  while (string.byte(value, at) or 0) > 127 do at = at + 1 end
-  if #value >= at + 16 then version = string.sub(value, at + 9, at + 16) end
+if value then
+  local at, tag, length = 2, byte(value, 1, 2)
+  while length and length > 127 do
+    at = at + 1
+    length = byte(value, at)
+  end
+  if tag == 10 and #value >= at + 16 then version = string.sub(value, at + 9, at + 16) end
 end
 if version ~= ARGV[1] then return 0 end
+-- A Timestamp in milliseconds. The usual one, of 1978 to 3058, has five bytes of seconds.
+local function instant(message)
+  local tag, a, b, c, d, e, mark, f, g, h, i, j = byte(message, 1, 12)
+  if tag == 8 and e and a > 127 and b > 127 and c > 127 and d > 127 and e < 128
+      and (mark == nil or mark == 16 and #message < 13) then
+    local whole = a + 128 * (b + 128 * (c + 128 * (d + 128 * e))) - 270549120
+    if not f then return whole * 1000 end
+    local nanos = (h or 0) % 128 + 128 * ((i or 0) % 128 + 128 * (j or 0))
+    return whole * 1000 + (f % 128 + 128 * ((g or 0) % 128 + 128 * nanos)) / 1000000
+  end
+  local whole, nanos, at = 0, 0, 1
+  while at <= #message do
+    local number, scale, digit = 0, 1, nil
+    tag = byte(message, at)
+    repeat
+      at = at + 1
+      digit = byte(message, at) or 0
+      number = number + digit % 128 * scale
+      scale = scale * 128
+    until digit < 128
+    at = at + 1
+    if tag == 8 then whole = number elseif tag == 16 then nanos = number end
+  end
+  return whole * 1000 + nanos / 1000000
+end
+local given = instant(ARGV[4])
 for i = 1, stamps do
   local stored, at = old[i + 1], 2 + 2 * i
-  if stored and stored ~= ARGV[at] and instant(stored) > instant(ARGV[at]) then
-    ARGV[at] = stored
-  end
+  if stored and instant(stored) > given then ARGV[at] = stored end
 end
 redis.call('HSET', KEYS[1], unpack(ARGV, 3))
 return 1
