@@ -186,7 +186,7 @@ class TestStateStoreContract:
         assert (row.values["marketing"], row.event_time_ms) == ("opted_out", NOW)
 
     def test_intraday_values_must_fit_the_registry(self, world: World) -> None:
-        with pytest.raises(ValueError, match="zip"):
+        with pytest.raises(ValueError, match=rf"got 2 .*expected {len(USER_INTRADAY.features)}"):
             world.store.compare_and_set([write("ann", 0, intraday=[1, 2])])
 
     def test_views_are_read_with_age_and_verdict(self, world: World) -> None:
