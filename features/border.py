@@ -11,7 +11,7 @@ from typing import Any, Final, TypeVar
 import msgspec
 
 from features.errors import MalformedEvent
-from features.records import Record
+from features.records import Record, entity_of
 from features.spec import DAY_MS, MINUTE_MS
 
 R = TypeVar("R", bound=Record)
@@ -23,7 +23,17 @@ FUTURE: Final = "future"
 ANCIENT: Final = "ancient"
 KEY_MISMATCH: Final = "key_mismatch"
 UNKNOWN_VERSION: Final = "unknown_version"
-REASONS: Final = (NOT_JSON, INVALID, OVERSIZE, FUTURE, ANCIENT, KEY_MISMATCH, UNKNOWN_VERSION)
+INTERNAL_ERROR: Final = "internal_error"  # the code broke on it; the log has the trace
+REASONS: Final = (
+    NOT_JSON,
+    INVALID,
+    OVERSIZE,
+    FUTURE,
+    ANCIENT,
+    KEY_MISMATCH,
+    UNKNOWN_VERSION,
+    INTERNAL_ERROR,
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,9 +97,8 @@ def _refuse_non_finite(record: Record) -> None:
                 )
 
 
-def check_key(key: bytes | None, user_id: str, anonymous_id: str = "") -> None:
+def check_key(key: bytes | None, record: Record) -> None:
     """Refuse a record whose Kafka key is not its user: it would reach a foreign partition."""
-    expected = {user_id.encode()} | ({anonymous_id.encode()} if anonymous_id else set())
-    if key not in expected:
-        shown = "no key" if key is None else f"key of {len(key)} bytes that differs"
+    if key != entity_of(record).encode():
+        shown = "no key" if key is None else f"a key of {len(key)} bytes that differs"
         raise MalformedEvent(KEY_MISMATCH, f"got {shown}, expected the record's user_id")

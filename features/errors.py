@@ -3,8 +3,10 @@
     FintrecError
     ├── MalformedEvent      a record on the wire that is refused at the border
     ├── StateCorrupt        a packed user state that cannot be read
-    ├── StoreUnavailable    the online store is down, late or answers garbage
-    └── ConfigurationError  settings, manifests or artefacts that do not fit together
+    ├── ConfigurationError  settings, manifests or artefacts that do not fit together
+    └── Unavailable         a server did not answer in its time; try again or degrade
+        ├── StoreUnavailable    the online store
+        └── ModelUnavailable    Triton, or one of its models
 
 `ValueError` stays for a caller's own mistake, `assert` for invariants.
 """
@@ -26,9 +28,17 @@ class StateCorrupt(FintrecError):
     """A packed user state has the wrong magic, layout, registry or length."""
 
 
-class StoreUnavailable(FintrecError):
-    """The online store gave no usable answer within its deadline; a write may have happened."""
-
-
 class ConfigurationError(FintrecError):
     """Settings, manifests or model artefacts contradict each other or are incomplete."""
+
+
+class Unavailable(FintrecError):
+    """A server is down, late or answers nonsense; nothing is known of the outcome."""
+
+
+class StoreUnavailable(Unavailable):
+    """The online store did not answer a call in its time."""
+
+
+class ModelUnavailable(Unavailable):
+    """Triton did not answer a call in its time, or not in the expected shape."""

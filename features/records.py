@@ -21,13 +21,22 @@ class Record(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=False):
     """Root of the records; every topic has exactly one struct."""
 
 
+def entity_of(record: Record) -> str:
+    """Whose state a record belongs to, and so its Kafka key: the user, or before a login the
+    anonymous visitor."""
+    return str(getattr(record, "user_id", "") or getattr(record, "anonymous_id", ""))
+
+
 class Interaction(Record, frozen=True, kw_only=True):
-    """One thing a user did or was shown, digital or physical (clickstream.v1)."""
+    """One thing a user did or was shown, digital or physical (clickstream.v1).
+
+    Web clicks before a login carry only `anonymous_id`, a login carries both.
+    """
 
     event_id: Id
-    user_id: Id
     event_time_ms: TimeMs
     action: Annotated[str, Meta(min_length=1, max_length=32)]
+    user_id: Annotated[str, Meta(max_length=128, description="empty before a login")] = ""
     session_id: Annotated[str, Meta(max_length=128)] = ""
     channel: Name = ""
     product: Name = ""
@@ -39,6 +48,10 @@ class Interaction(Record, frozen=True, kw_only=True):
     device: Name = ""
     slate_id: Annotated[str, Meta(max_length=128)] = ""
     anonymous_id: Annotated[str, Meta(max_length=128)] = ""
+
+    def __post_init__(self) -> None:
+        if not (self.user_id or self.anonymous_id):
+            raise ValueError("neither user_id nor anonymous_id is given, expected one of them")
 
 
 class Transaction(Record, frozen=True, kw_only=True):

@@ -10,7 +10,7 @@ from contextlib import contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
 from types import ModuleType
-from typing import Final
+from typing import Any, Final
 
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -62,7 +62,7 @@ def apply(directory: Path, address: str, feature_repo: Path = FEATURE_REPO) -> F
         definitions = _definitions(feature_repo)
         store = _opened(feature_repo)
         kinds = (Project, Entity, FeatureView, FeatureService)
-        objects = [value for value in vars(definitions).values() if isinstance(value, kinds)]
+        objects: list[Any] = [v for v in vars(definitions).values() if isinstance(v, kinds)]
         store.apply(objects)
     return store
 

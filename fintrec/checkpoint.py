@@ -1,0 +1,123 @@
+"""A trained model version on disk: safetensors beside JSON that says what they mean.
+
+DIR/checkpoint.json       recipe, vocabulary, calibration, base rates, metrics, versions
+DIR/pctr.safetensors
+DIR/pcvr.safetensors
+"""
+
+import hashlib
+import json
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass
+from importlib.metadata import version as installed
+from pathlib import Path
+from typing import Any, Final
+
+from safetensors.torch import load_file, save_file
+from torch import nn
+
+import features
+import fintrec
+from features.errors import ConfigurationError
+from features.spec import registry_fingerprint
+from features.vocabulary import Vocabulary
+from fintrec.calibration import Calibration
+from fintrec.models.config import Recipe
+from fintrec.models.pctr import Pctr
+from fintrec.models.pcvr import Pcvr
+from fintrec.popularity import Popularity
+
+FORMAT: Final = 1
+METADATA: Final = "checkpoint.json"
+
+
+@dataclass(frozen=True, slots=True)
+class Checkpoint:
+    """Both models of one version and everything that serving them needs."""
+
+    recipe: Recipe
+    vocabulary: Vocabulary
+    content_types: tuple[str, ...]  # of vocabulary.items
+    pctr: Pctr
+    pcvr: Pcvr
+    calibration: Calibration
+    popularity: Popularity
+    metrics: Mapping[str, Any]
+
+
+def code_version() -> str:
+    """Package version and a hash of the sources that decide what a model computes."""
+    digest = hashlib.sha256()
+    for package in (features, fintrec):
+        assert package.__file__ is not None
+        root = Path(package.__file__).parent
+        for path in sorted(root.rglob("*.py")):
+            digest.update(f"{package.__name__}/{path.relative_to(root).as_posix()}\n".encode())
+            digest.update(path.read_bytes())
+    return f"{installed('fintrec')}+{digest.hexdigest()[:12]}"
+
+
+def save(checkpoint: Checkpoint, directory: Path) -> None:
+    """Write a checkpoint; the metadata comes last, so a torn write is not a checkpoint."""
+    directory.mkdir(parents=True, exist_ok=True)
+    (directory / METADATA).unlink(missing_ok=True)
+    for name, model in (("pctr", checkpoint.pctr), ("pcvr", checkpoint.pcvr)):
+        save_file(model.state_dict(), directory / f"{name}.safetensors")
+    metadata = {
+        "format": FORMAT,
+        "registry": registry_fingerprint(),
+        "code": code_version(),
+        "torch": installed("torch"),
+        "recipe": checkpoint.recipe.to_dict(),
+        "vocabulary": checkpoint.vocabulary.to_dict(),
+        "content_types": list(checkpoint.content_types),
+        "calibration": checkpoint.calibration.to_dict(),
+        "popularity": checkpoint.popularity.to_dict(),
+        "metrics": dict(checkpoint.metrics),
+    }
+    partial = directory / f".{METADATA}.partial"
+    partial.write_text(json.dumps(metadata, indent=1) + "\n")
+    os.replace(partial, directory / METADATA)
+
+
+def load(directory: Path) -> Checkpoint:
+    """Read a checkpoint; ConfigurationError when it is none, or was made for other features."""
+    path = directory / METADATA
+    if not path.is_file():
+        raise ConfigurationError(f"{directory}: no {METADATA}, expected a checkpoint directory")
+    data = json.loads(path.read_text())
+    if data.get("format") != FORMAT:
+        raise ConfigurationError(f"{path}: format is {data.get('format')!r}, expected {FORMAT}")
+    if data["registry"] != registry_fingerprint():
+        raise ConfigurationError(
+            f"{path}: trained on feature registry {data['registry'][:12]}, this code has "
+            f"{registry_fingerprint()[:12]}: train again, or use the code {data['code']}"
+        )
+    recipe = Recipe.from_dict(data["recipe"])
+    vocabulary = Vocabulary.from_dict(data["vocabulary"])
+    pctr, pcvr = Pctr(vocabulary, recipe.model), Pcvr(vocabulary, recipe.model)
+    for name, model in (("pctr", pctr), ("pcvr", pcvr)):
+        _load_weights(model, directory / f"{name}.safetensors")
+    return Checkpoint(
+        recipe,
+        vocabulary,
+        tuple(data["content_types"]),
+        pctr.eval(),
+        pcvr.eval(),
+        Calibration.from_dict(data["calibration"]),
+        Popularity.from_dict(data["popularity"]),
+        data["metrics"],
+    )
+
+
+def _load_weights(model: nn.Module, path: Path) -> None:
+    if not path.is_file():
+        raise ConfigurationError(f"{path} is missing beside its {METADATA}")
+    weights = load_file(path)
+    expected = {name: tuple(value.shape) for name, value in model.state_dict().items()}
+    found = {name: tuple(value.shape) for name, value in weights.items()}
+    wrong = sorted(set(expected.items()) ^ set(found.items()))
+    if wrong:
+        raise ConfigurationError(f"{path}: weights do not fit the recipe, first at {wrong[:2]}")
+    model.load_state_dict(weights)

@@ -1,0 +1,1 @@
+"""Verbs of the command `fintrec` that need no broker and no store."""

@@ -1,0 +1,192 @@
+"""A checkpoint becomes the next version of the four models in Triton's model repository.
+
+    REPOSITORY/encode/config.pbtxt   REPOSITORY/encode/N/model.pt  model.pt2  manifest.json
+    REPOSITORY/head/...              pctr/...                      pcvr/...
+
+A version appears whole or not at all: files are written beside their place and renamed, and
+`encode/N`, with the manifest, comes last. TorchScript is what Triton serves; the `torch.export`
+program beside it is the same model in the form that will outlive TorchScript.
+"""
+
+import json
+import os
+import shutil
+import warnings
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from importlib.metadata import version as installed
+from pathlib import Path
+from typing import Final
+
+import torch
+from torch import Tensor, nn
+
+from features.encoding import BUCKETS, REQUEST_COLUMNS, TOKEN_COLUMNS
+from features.errors import ConfigurationError
+from features.spec import CONTEXT_WIDTH, NUM_DYNAMIC, registry_fingerprint
+from fintrec.checkpoint import Checkpoint, code_version, load
+from fintrec.manifest import FILE, SERVED, Manifest, file_sha256, load_manifest, versions
+from fintrec.models.served import Encode, Head
+from fintrec.served_config import MAX_BATCH, Kind, Signature, config_text, signatures
+
+SCRIPT: Final = "model.pt"
+PROGRAM: Final = "model.pt2"
+
+
+def export(
+    checkpoint_dir: Path, repository: Path, kind: Kind = "cpu", program: bool = False
+) -> int:
+    """Write the next version of all four models and return its number.
+
+    `program` also writes the `torch.export` program of each.
+    """
+    checkpoint = load(checkpoint_dir)
+    number = _next_version(repository)
+    modules = served_modules(checkpoint)
+    partial = {name: repository / name / f".{number}.partial" for name in SERVED}
+    try:
+        for name, folder in partial.items():
+            shutil.rmtree(folder, ignore_errors=True)
+            folder.mkdir(parents=True)
+            _save_script(modules[name], folder / SCRIPT)
+            if program:
+                torch.export.save(exported_program(modules[name]), folder / PROGRAM)
+        hashes = {
+            f"{name}/{number}/{path.name}": file_sha256(path)
+            for name, folder in partial.items()
+            for path in sorted(folder.iterdir())
+        }
+        manifest = _manifest(checkpoint, number, hashes)
+        (partial[SERVED[0]] / FILE).write_text(json.dumps(manifest.to_dict(), indent=1) + "\n")
+        _write_configs(manifest, repository, kind)
+        for name in reversed(SERVED):
+            os.rename(partial[name], repository / name / str(number))
+    finally:
+        for folder in partial.values():
+            shutil.rmtree(folder, ignore_errors=True)
+    return number
+
+
+def served_modules(checkpoint: Checkpoint) -> dict[str, nn.Module]:
+    """The four modules by name, in evaluation mode."""
+    pctr, pcvr = checkpoint.pctr, checkpoint.pcvr
+    modules = (Encode(pctr, pcvr), Head(pctr, pcvr), pctr, pcvr)
+    return {name: module.eval() for name, module in zip(SERVED, modules, strict=True)}
+
+
+def script(module: nn.Module) -> torch.jit.ScriptModule:
+    """TorchScript of a module."""
+    with _torchscript_is_deprecated():
+        scripted = torch.jit.script(module)
+    assert isinstance(scripted, torch.jit.ScriptModule)
+    return scripted
+
+
+def _save_script(module: nn.Module, path: Path) -> None:
+    scripted = script(module)
+    with _torchscript_is_deprecated():
+        scripted.save(path)
+
+
+def load_script(path: Path) -> torch.jit.ScriptModule:
+    """TorchScript of a file, on the CPU."""
+    with _torchscript_is_deprecated():
+        loaded = torch.jit.load(path, map_location="cpu")  # type: ignore[no-untyped-call]
+    assert isinstance(loaded, torch.jit.ScriptModule)
+    return loaded
+
+
+@contextmanager
+def _torchscript_is_deprecated() -> Iterator[None]:
+    """Silence that one warning; torch changed its category on the way."""
+    with warnings.catch_warnings():
+        for category in (DeprecationWarning, FutureWarning):
+            warnings.filterwarnings("ignore", "`torch.jit", category)
+        yield
+
+
+def exported_program(module: nn.Module) -> torch.export.ExportedProgram:
+    """`torch.export` program of a served module, variable in batch and history length."""
+    batch = torch.export.Dim("batch", min=2, max=MAX_BATCH)
+    length = torch.export.Dim("length", min=2, max=BUCKETS[-1])
+    inputs = example_inputs(module, 4, BUCKETS[0])
+    shapes = [{0: batch} for _ in inputs]
+    if not isinstance(module, Head):
+        shapes = [
+            {0: batch, 1: length} if place < 3 else {0: batch} for place in range(len(inputs))
+        ]
+    return torch.export.export(module, inputs, dynamic_shapes=tuple(shapes), strict=False)
+
+
+def example_inputs(module: nn.Module, batch: int, length: int) -> tuple[Tensor, ...]:
+    """Inputs of a served module for users without history."""
+    context = torch.zeros(batch, CONTEXT_WIDTH, dtype=torch.float16)
+    request = torch.zeros(batch, len(REQUEST_COLUMNS), dtype=torch.int64)
+    if isinstance(module, Head):
+        state = torch.zeros(batch, 2 * module.d_model, dtype=torch.float16)
+        return state, context, request
+    history = (
+        torch.zeros(batch, length, len(TOKEN_COLUMNS), dtype=torch.int32),
+        torch.zeros(batch, length, dtype=torch.int64),
+        torch.zeros(batch, length, NUM_DYNAMIC, dtype=torch.float16),
+    )
+    return history if isinstance(module, Encode) else (*history, context, request)
+
+
+def _next_version(repository: Path) -> int:
+    taken = [
+        int(path.name)
+        for name in SERVED
+        for path in (repository / name).glob("*")
+        if path.name.isdecimal()
+    ]
+    return max(taken, default=0) + 1
+
+
+def _manifest(checkpoint: Checkpoint, number: int, hashes: Mapping[str, str]) -> Manifest:
+    return Manifest(
+        version=number,
+        registry=registry_fingerprint(),
+        vocabulary=checkpoint.vocabulary,
+        content_types=checkpoint.content_types,
+        calibration=checkpoint.calibration,
+        popularity=checkpoint.popularity,
+        d_model=checkpoint.recipe.model.d_model,
+        window=checkpoint.recipe.model.window,
+        buckets=BUCKETS,
+        recipe=checkpoint.recipe.to_dict(),
+        metrics=checkpoint.metrics,
+        code=code_version(),
+        torch=installed("torch"),
+        sha256=hashes,
+    )
+
+
+def _write_configs(manifest: Manifest, repository: Path, kind: Kind) -> None:
+    only = None if _fits_previous(manifest, repository) else manifest.version
+    for signature in signatures(manifest.d_model):
+        _replace_text(
+            repository / signature.name / "config.pbtxt", config_text(signature, kind, only)
+        )
+
+
+def _fits_previous(manifest: Manifest, repository: Path) -> bool:
+    """Whether the version before can be served under this version's widths."""
+    if not versions(repository):
+        return True
+    try:
+        previous = load_manifest(repository)
+    except ConfigurationError:
+        return False  # made for another registry: its inputs are not what the workers send now
+    return previous.d_model == manifest.d_model
+
+
+def _replace_text(path: Path, text: str) -> None:
+    partial = path.with_name(f".{path.name}.partial")
+    partial.write_text(text)
+    os.replace(partial, path)
+
+
+def signature_of(name: str, d_model: int) -> Signature:
+    """Signature of one served model."""
+    return {signature.name: signature for signature in signatures(d_model)}[name]

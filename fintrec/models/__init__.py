@@ -1,0 +1,1 @@
+"""The two transformers (pCTR decoder, pCVR encoder), written in TorchScript's subset."""

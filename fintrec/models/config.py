@@ -1,0 +1,170 @@
+"""Sizes and switches of the models and their training, and the named recipes.
+
+Every switch is a row of the ablation tables (FinTRec table 3, `docs/paper_map.md`): what the paper
+leaves open has its alternative here. An unknown key fails.
+"""
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, fields, replace
+from typing import Any, Final, Literal
+
+from features.history import WINDOW
+
+TimestampMask = Literal["before", "upto"]
+Pooling = Literal["mean", "last_two"]
+DynamicFusion = Literal["add", "concat"]
+Schedule = Literal["constant", "cosine"]
+
+_CHOICES: Final[Mapping[str, tuple[str, ...]]] = {
+    "timestamp_mask": ("before", "upto"),
+    "pooling": ("mean", "last_two"),
+    "dynamic_fusion": ("add", "concat"),
+    "schedule": ("constant", "cosine"),
+}
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class ModelConfig:
+    """Architecture of both models of one version; they share widths, not weights.
+
+    `timestamp_mask`: a pCTR query sees keys `before` its timestamp and itself, or all `upto` it
+    (equal timestamps in window order). `pooling` belongs to pCVR. `use_time=False` leaves p_t
+    without e_t. `window` cuts the context (FinTRec table 3: 1 / 5 / 50 / 120).
+    """
+
+    d_model: int = 64
+    num_layers: int = 2
+    num_heads: int = 4
+    d_feed_forward: int = 128
+    d_head: int = 128
+    dropout: float = 0.1
+    window: int = WINDOW
+    timestamp_mask: TimestampMask = "before"
+    pooling: Pooling = "mean"
+    dynamic_fusion: DynamicFusion = "add"
+    use_time: bool = True
+
+    def __post_init__(self) -> None:
+        _check_choices(self)
+        for name in ("d_model", "num_layers", "num_heads", "d_feed_forward", "d_head"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name}={getattr(self, name)} is below 1")
+        if self.d_model % self.num_heads or self.d_model % 2:
+            raise ValueError(
+                f"d_model={self.d_model} is not even and divisible by num_heads={self.num_heads}"
+            )
+        if not 0 <= self.dropout < 1:
+            raise ValueError(f"dropout={self.dropout} is not in [0, 1)")
+        if not 1 <= self.window <= WINDOW:
+            raise ValueError(f"window={self.window} is not in 1..{WINDOW}")
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class TrainingConfig:
+    """How both models are trained; the paper's figures are the recipe `paper`.
+
+    `label_stride`: a training window of the decoder carries the labelled steps of its newest
+    `label_stride` rows, so every step keeps at least `window - label_stride` rows of context.
+    """
+
+    learning_rate: float = 1e-3
+    weight_decay: float = 1e-5
+    batch_size: int = 64
+    epochs: int = 5
+    schedule: Schedule = "cosine"
+    gradient_norm: float = 1.0
+    label_stride: int = 60
+    validation_rows: int = 2048
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        _check_choices(self)
+        for name in ("batch_size", "epochs", "validation_rows"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name}={getattr(self, name)} is below 1")
+        if self.label_stride < 0:
+            raise ValueError(f"label_stride={self.label_stride} is negative")
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Recipe:
+    """A named combination of architecture and training."""
+
+    name: str
+    model: ModelConfig
+    training: TrainingConfig
+
+    def to_dict(self) -> dict[str, Any]:
+        """JSON form."""
+        return asdict(self)
+
+    @classmethod
+    def from_dict(cls, data: Mapping[str, Any]) -> "Recipe":
+        """Inverse of `to_dict`; TypeError names an unknown key."""
+        return cls(
+            name=data["name"],
+            model=ModelConfig(**data["model"]),
+            training=TrainingConfig(**data["training"]),
+        )
+
+    def with_settings(self, settings: Mapping[str, str]) -> "Recipe":
+        """This recipe with `--set key=value` applied; ValueError on an unknown key or bad value."""
+        return replace(
+            self,
+            model=_changed(self.model, settings),
+            training=_changed(self.training, settings),
+            name=self.name,
+        )._known(settings)
+
+    def _known(self, settings: Mapping[str, str]) -> "Recipe":
+        known = {f.name for part in (self.model, self.training) for f in fields(part)}
+        unknown = sorted(set(settings) - known)
+        if unknown:
+            raise ValueError(f"unknown settings {unknown}, known are {sorted(known)}")
+        return self
+
+
+def _check_choices(config: ModelConfig | TrainingConfig) -> None:
+    for name, choices in _CHOICES.items():
+        value = getattr(config, name, choices[0])
+        if value not in choices:
+            raise ValueError(f"{name}={value!r} is not one of {choices}")
+
+
+def _changed(config: Any, settings: Mapping[str, str]) -> Any:
+    changes = {
+        field.name: _parsed(field.name, getattr(config, field.name), settings[field.name])
+        for field in fields(config)
+        if field.name in settings
+    }
+    return replace(config, **changes)
+
+
+def _parsed(name: str, old: object, text: str) -> object:
+    if isinstance(old, bool):
+        if text not in ("true", "false"):
+            raise ValueError(f"{name}={text!r} is neither 'true' nor 'false'")
+        return text == "true"
+    try:
+        return type(old)(text)  # type: ignore[call-arg]
+    except ValueError as error:
+        raise ValueError(f"{name}={text!r} is not of type {type(old).__name__}") from error
+
+
+def tiny_cpu() -> Recipe:
+    """Laptop and demo: trains in about a minute on two cores, encodes a user in under 1 ms."""
+    return Recipe(name="tiny_cpu", model=ModelConfig(), training=TrainingConfig())
+
+
+def paper() -> Recipe:
+    """FinTRec section 3.4: 10 blocks, width 512, feed-forward 256, AdamW 1e-4 / 1e-5, 50 epochs."""
+    return Recipe(
+        name="paper",
+        model=ModelConfig(d_model=512, num_layers=10, num_heads=8, d_feed_forward=256, d_head=512),
+        training=TrainingConfig(
+            learning_rate=1e-4, weight_decay=1e-5, batch_size=64, epochs=50, schedule="constant"
+        ),
+    )
+
+
+RECIPES: Final = {"tiny_cpu": tiny_cpu, "paper": paper}

@@ -1,0 +1,87 @@
+"""pCVR: a bidirectional encoder over the history (FinTRec section 3.2, figure 5a).
+
+h = pool(Encoder(tokens + F_d + p * e)); logits = head(h, F_s, F_fm, request), one sigmoid an item.
+
+Shapes: B batch, T history, C token columns, F dynamic features, X context, R request columns,
+D width, K items
+"""
+
+import torch
+from torch import Tensor, nn
+
+from features.history import WINDOW
+from features.vocabulary import Vocabulary
+from fintrec.models.attention import Blocks, visible_all
+from fintrec.models.config import ModelConfig
+from fintrec.models.embedding import HistoryEmbedding
+from fintrec.models.head import ItemHead
+
+
+class ConversionEncoder(nn.Module):
+    """History arrays to one pooled hidden state; zeros for a user without history."""
+
+    def __init__(self, vocabulary: Vocabulary, config: ModelConfig) -> None:
+        super().__init__()
+        self.window = config.window
+        self.is_cut = config.window < WINDOW
+        self.pool_last_two = config.pooling == "last_two"
+        self.embedding = HistoryEmbedding(
+            vocabulary,
+            config.d_model,
+            config.dropout,
+            config.use_time,
+            config.dynamic_fusion == "concat",
+            True,
+        )
+        self.blocks = Blocks(
+            config.num_layers,
+            config.d_model,
+            config.num_heads,
+            config.d_feed_forward,
+            config.dropout,
+        )
+
+    def hidden(self, tokens_BTC: Tensor, times_BT: Tensor, dynamic_BTF: Tensor) -> Tensor:
+        """Pooled state, (B, D) float32."""
+        if self.is_cut:
+            tokens_BTC = tokens_BTC[:, -self.window :]
+            times_BT = times_BT[:, -self.window :]
+            dynamic_BTF = dynamic_BTF[:, -self.window :]
+        x_BTD = self.embedding(tokens_BTC, times_BT, dynamic_BTF)
+        size = times_BT.shape[1]
+        num_pooled = min(2, size) if self.pool_last_two else size
+        hidden_BPD = self.blocks(x_BTD, visible_all(times_BT), num_pooled)
+        valid_BP1 = (times_BT[:, size - num_pooled :, None] > 0).to(torch.float32)
+        return (hidden_BPD * valid_BP1).sum(1) / valid_BP1.sum(1).clamp(min=1.0)
+
+    def forward(self, tokens_BTC: Tensor, times_BT: Tensor, dynamic_BTF: Tensor) -> Tensor:
+        """Pooled state as it is stored, (B, D) float16."""
+        return self.hidden(tokens_BTC, times_BT, dynamic_BTF).to(torch.float16)
+
+
+class Pcvr(nn.Module):
+    """K conversion logits of a user at a request."""
+
+    def __init__(self, vocabulary: Vocabulary, config: ModelConfig) -> None:
+        super().__init__()
+        self.encoder = ConversionEncoder(vocabulary, config)
+        self.item_head = ItemHead(vocabulary, config.d_model, config.d_head)
+
+    def encode(self, tokens_BTC: Tensor, times_BT: Tensor, dynamic_BTF: Tensor) -> Tensor:
+        """State (B, D) float16: the part that depends on the user's events alone."""
+        return self.encoder(tokens_BTC, times_BT, dynamic_BTF)
+
+    def head(self, state_BD: Tensor, context_BX: Tensor, request_BR: Tensor) -> Tensor:
+        """Logits (B, K) float32 of stored states."""
+        return self.item_head(state_BD, context_BX, request_BR)
+
+    def forward(
+        self,
+        tokens_BTC: Tensor,
+        times_BT: Tensor,
+        dynamic_BTF: Tensor,
+        context_BX: Tensor,
+        request_BR: Tensor,
+    ) -> Tensor:
+        """Logits (B, K) float32."""
+        return self.head(self.encode(tokens_BTC, times_BT, dynamic_BTF), context_BX, request_BR)

@@ -1,0 +1,1 @@
+"""One module a verb of `fintrec`, imported when the verb is called."""

@@ -1,0 +1,364 @@
+"""A Faust app whose agent takes batches from a channel, fed by a consumer of our own.
+
+Faust's tables and its topic-fed agents lose input under rebalance and acknowledge what failed
+(docs/adr). So a Faust service owns the Kafka consumer: it reads a batch, puts it on a channel, and
+commits when the agent is done with it. What is not done is delivered again.
+
+- a server that is down (`Unavailable`) holds the batch back and tries it again
+- an event that breaks the code is isolated, goes to the dead letters, and the rest goes on
+- a worker with lag and no commit for `liveness_s` exits, so that its supervisor starts it anew
+"""
+
+import asyncio
+import logging
+import os
+import threading
+import time
+from collections.abc import Awaitable, Callable, Iterable, Sequence
+from typing import Any, Protocol
+
+import faust
+from aiokafka import AIOKafkaConsumer, ConsumerRebalanceListener, TopicPartition
+from aiokafka.coordinator.assignors.range import RangePartitionAssignor
+from aiokafka.errors import IllegalStateError, KafkaError
+from faust.app.base import BootStrategy
+
+from features.errors import Unavailable
+from streams.clients import aiokafka_config
+from streams.metrics import BATCH_SIZE, EVENTS, LAG, LAST_COMMIT
+from streams.settings import Settings
+from streams.topics import RANKING_POLICIES
+from streams.wire import Received
+
+logger = logging.getLogger(__name__)
+
+COMMIT_INTERVAL_S = 0.25
+RETRY_S = (0.05, 0.1, 0.2, 0.5, 1.0)
+_POLL_MS = 200
+EXIT_NO_PROGRESS = 70
+
+
+class Work(Protocol):
+    """What a worker does; `streams/ingest.py` and `streams/scoring.py` are the two."""
+
+    name: str
+    topics: tuple[str, ...]
+    pause_ms: int
+    max_batch: int
+
+    async def start(self) -> None:
+        """Connect; called once, on the worker's event loop."""
+
+    async def stop(self) -> None:
+        """Disconnect."""
+
+    async def handle(self, records: Sequence[Received]) -> None:
+        """Do a batch to its end: when this returns, its offsets may be committed."""
+
+    async def refuse(self, record: Received, error: Exception) -> None:
+        """Put a record that broke the code into the dead letters."""
+
+    async def assigned(self, partitions: Iterable[tuple[str, int]]) -> None:
+        """Learn which partitions this worker owns from now on."""
+
+
+class _Boot(BootStrategy):
+    # `faust worker` turns the web server on in spite of `web_enabled=False`; no port is ours to open.
+    enable_web = False
+
+
+class _App(faust.App):
+    BootStrategy = _Boot
+
+
+class Batch:
+    """Records under way from the feed to the agent; `done` is set when the offsets may go."""
+
+    def __init__(self, records: list[Received]) -> None:
+        self.records = records
+        self.done: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+
+
+async def run_batch(work: Work, records: Sequence[Received]) -> None:
+    """Have a batch done: servers that are down are waited for, a poisonous record is set apart."""
+    attempt = 0
+    while True:
+        try:
+            await work.handle(records)
+            return
+        except (Unavailable, KafkaError, OSError) as down:
+            delay = RETRY_S[min(attempt, len(RETRY_S) - 1)]
+            attempt += 1
+            logger.warning(
+                "batch held back worker=%s attempt=%d first=%s reason=%s",
+                work.name,
+                attempt,
+                records[0].at,
+                down,
+            )
+            await asyncio.sleep(delay)
+        except Exception as error:
+            # A worker never dies of an event: what breaks the code is set apart, whole, with its trace.
+            logger.exception(
+                "unexpected error worker=%s records=%d first=%s",
+                work.name,
+                len(records),
+                records[0].at,
+            )
+            if len(records) == 1:
+                await work.refuse(records[0], error)
+                return
+            for record in records:
+                await run_batch(work, [record])
+            return
+
+
+def app_id(name: str) -> str:
+    """Faust's id of the workers of a kind, and the consumer group of its own, idle consumer."""
+    return f"fintrec-{name}"
+
+
+def feed_group(name: str) -> str:
+    """Consumer group of the feeds of a kind."""
+    return f"{app_id(name)}-feed"
+
+
+def create_app(work: Work, settings: Settings) -> faust.App:
+    """The Faust app of a worker: one channel, one agent on it, one service that feeds it."""
+    app = _App(
+        app_id(work.name),
+        broker=[f"kafka://{address}" for address in settings.kafka_bootstrap.split(",") if address]
+        or None,
+        broker_credentials=_credentials(settings),
+        store="memory://",
+        web_enabled=False,
+        topic_allow_declare=False,
+        topic_disable_leader=True,
+        autodiscover=False,
+        monitor=None,
+        broker_session_timeout=settings.session_timeout_ms / 1000,
+        broker_heartbeat_interval=settings.heartbeat_ms / 1000,
+        broker_max_poll_interval=600.0,
+    )
+    channel: Any = app.channel()
+
+    # Faust refuses to start without a source topic; the policies are quiet and change nothing here.
+    @app.agent(
+        app.topic(RANKING_POLICIES, key_type=bytes, value_type=bytes, value_serializer="raw"),
+        name=f"{work.name}-idle",
+    )
+    async def idle(stream: Any) -> None:
+        async for _ in stream:
+            pass
+
+    @app.agent(channel, name=work.name, concurrency=1)
+    async def agent(stream: Any) -> None:
+        async for batch in stream:
+            await run_batch(work, batch.records)
+            batch.done.set_result(None)
+
+    service = feed_service(work, settings, channel.put)
+
+    @app.service
+    class Feed(service):  # type: ignore[misc, valid-type]
+        pass
+
+    return app
+
+
+def _credentials(settings: Settings) -> Any:
+    if settings.kafka_security_protocol == "PLAINTEXT":
+        return None
+    config = aiokafka_config(settings)
+    context = config.get("ssl_context")
+    if settings.kafka_security_protocol == "SSL":
+        return faust.SSLCredentials(context)
+    return faust.SASLCredentials(
+        username=config["sasl_plain_username"],
+        password=config["sasl_plain_password"],
+        ssl_context=context,
+        mechanism=config["sasl_mechanism"],
+    )
+
+
+class Progress:
+    """When a worker last got on, and whether records wait for it; read by the watchdog's thread."""
+
+    def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
+        self._clock = clock
+        self._last_commit = clock()
+        self._last_look = clock()
+        self._lag = 0
+
+    def committed(self) -> None:
+        """Offsets were committed, or there was nothing to do."""
+        self._last_commit = self._clock()
+
+    def looked(self, lag: int) -> None:
+        """The event loop is alive and found `lag` records waiting."""
+        self._last_look = self._clock()
+        self._lag = lag
+        if lag == 0:
+            self._last_commit = self._clock()
+
+    def stuck(self, limit_s: float) -> str | None:
+        """Why the worker is to exit, or None."""
+        now = self._clock()
+        if self._lag > 0 and now - self._last_commit > limit_s:
+            return f"lag={self._lag} and no commit for {now - self._last_commit:.0f} s"
+        if now - self._last_look > limit_s:
+            return f"event loop or broker silent for {now - self._last_look:.0f} s"
+        return None
+
+
+def watch(progress: Progress, name: str, limit_s: float, stopped: threading.Event) -> None:
+    """Exit the process when it makes no progress; runs in a thread, so a blocked loop is seen."""
+    while not stopped.wait(min(1.0, limit_s / 10)):
+        reason = progress.stuck(limit_s)
+        if reason is not None:
+            logger.critical("worker exits worker=%s reason=%s", name, reason)
+            logging.shutdown()
+            os._exit(EXIT_NO_PROGRESS)
+
+
+class _Rebalance(ConsumerRebalanceListener):  # type: ignore[misc]
+    """Waits for the batch under way and commits it before its partitions go to another worker."""
+
+    def __init__(
+        self,
+        settle: Callable[[], Awaitable[None]],
+        take_over: Callable[[Iterable[TopicPartition]], Awaitable[None]],
+    ) -> None:
+        self._settle = settle
+        self._take_over = take_over
+
+    async def on_partitions_revoked(self, revoked: Iterable[TopicPartition]) -> None:
+        await self._settle()
+
+    async def on_partitions_assigned(self, assigned: Iterable[TopicPartition]) -> None:
+        await self._take_over(assigned)
+
+
+def feed_service(
+    work: Work, settings: Settings, put: Callable[[Any], Awaitable[None]]
+) -> type[faust.Service]:
+    """The service that owns the worker's consumer and hands its batches to `put`."""
+
+    class Feed(faust.Service):
+        async def on_start(self) -> None:
+            self._done: dict[TopicPartition, int] = {}
+            self._committed_at = 0.0
+            self._busy = asyncio.Lock()
+            self._progress = Progress()
+            self._watchdog_stop = threading.Event()
+            await work.start()
+            self._consumer = AIOKafkaConsumer(
+                **aiokafka_config(settings),
+                group_id=feed_group(work.name),
+                enable_auto_commit=False,
+                auto_offset_reset="earliest",
+                fetch_min_bytes=settings.fetch_min_bytes,
+                fetch_max_wait_ms=settings.fetch_wait_ms,
+                session_timeout_ms=settings.session_timeout_ms,
+                heartbeat_interval_ms=settings.heartbeat_ms,
+                max_poll_interval_ms=600_000,
+                # Equal partition counts: the range assignor gives a user's partitions of all
+                # topics to one worker.
+                partition_assignment_strategy=(RangePartitionAssignor,),
+            )
+            self._consumer.subscribe(
+                list(work.topics), listener=_Rebalance(self._settle_and_commit, self._take_over)
+            )
+            await self._consumer.start()
+            threading.Thread(
+                target=watch,
+                args=(self._progress, work.name, settings.liveness_s, self._watchdog_stop),
+                daemon=True,
+            ).start()
+
+        async def on_stop(self) -> None:
+            self._watchdog_stop.set()
+            await self._settle_and_commit()
+            await self._consumer.stop()
+            await work.stop()
+
+        @faust.Service.task
+        async def _feed(self) -> None:
+            free_at = 0.0
+            while not self.should_stop:
+                found = await self._consumer.getmany(
+                    timeout_ms=_POLL_MS, max_records=work.max_batch
+                )
+                if found:
+                    await self._deliver(found)
+                    await self.sleep(max(0.0, free_at - time.monotonic()))
+                    free_at = time.monotonic() + work.pause_ms / 1000
+                if time.monotonic() - self._committed_at > COMMIT_INTERVAL_S:
+                    await self._commit()
+
+        async def _deliver(self, found: dict[TopicPartition, list[Any]]) -> None:
+            records = [
+                Received(m.topic, m.partition, m.offset, m.key, m.value, m.timestamp)
+                for messages in found.values()
+                for m in messages
+            ]
+            async with self._busy:
+                batch = Batch(records)
+                await put(batch)
+                await batch.done
+                for partition, messages in found.items():
+                    self._done[partition] = messages[-1].offset + 1
+            BATCH_SIZE.labels(work.name).observe(len(records))
+            for partition, messages in found.items():
+                EVENTS.labels(partition.topic).inc(len(messages))
+
+        async def _settle_and_commit(self) -> None:
+            async with self._busy:
+                await self._commit()
+
+        async def _take_over(self, assigned: Iterable[TopicPartition]) -> None:
+            # Under the lock: nothing of a new partition is worked on before its past is known.
+            async with self._busy:
+                await work.assigned([(tp.topic, tp.partition) for tp in assigned])
+
+        async def _commit(self) -> None:
+            self._committed_at = time.monotonic()
+            owned = self._consumer.assignment()
+            due = {tp: offset for tp, offset in self._done.items() if tp in owned}
+            self._done.clear()
+            if not due:
+                return
+            try:
+                await self._consumer.commit(due)
+            except (KafkaError, IllegalStateError) as lost:
+                # The partitions may be another worker's by now: it starts from the last commit,
+                # and what is delivered again changes nothing.
+                logger.warning("commit refused worker=%s reason=%s", work.name, lost)
+                return
+            self._progress.committed()
+            LAST_COMMIT.set_to_current_time()
+
+        @faust.Service.task
+        async def _look_for_lag(self) -> None:
+            while not self.should_stop:
+                await self.sleep(min(5.0, settings.liveness_s / 4))
+                try:
+                    lag = await self._lag()
+                except (KafkaError, IllegalStateError, OSError) as silent:
+                    logger.warning("lag unknown worker=%s reason=%s", work.name, silent)
+                    continue
+                self._progress.looked(lag)
+
+        async def _lag(self) -> int:
+            owned = self._consumer.assignment()
+            if not owned:
+                return 0
+            ends = await self._consumer.end_offsets(owned)
+            total = 0
+            for partition, end in ends.items():
+                waiting = max(0, end - await self._consumer.position(partition))
+                LAG.labels(partition.topic, partition.partition).set(waiting)
+                total += waiting
+            return total
+
+    return Feed

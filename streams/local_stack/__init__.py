@@ -1,0 +1,1 @@
+"""The local stack: Apache Kafka, Valkey and Triton out of Python packages, on loopback only."""

@@ -1,0 +1,1 @@
+"""Triton's `pytorch` backend in Python, where NVIDIA's LibTorch backend is not at hand."""

@@ -1,0 +1,52 @@
+"""The calendar of the artefact against the standard library's."""
+
+from datetime import UTC, datetime, timedelta
+
+import numpy as np
+import torch
+
+from fintrec.models.calendar import OrderAndTime, hour, sinusoids, week_of_month, weekday
+
+
+def test_calendar_agrees_with_the_standard_library() -> None:
+    seconds = np.random.default_rng(0).integers(0, 4_102_444_800, 3000)  # 1970 to 2100
+    moments = [datetime.fromtimestamp(int(s), UTC) for s in seconds]
+    moments += [datetime(2024, 2, 29, 23, 59, 59, tzinfo=UTC), datetime(2000, 3, 1, tzinfo=UTC)]
+    times = torch.tensor([int(moment.timestamp() * 1000) for moment in moments])
+    assert weekday(times).tolist() == [moment.weekday() for moment in moments]
+    assert hour(times).tolist() == [moment.hour for moment in moments]
+    assert week_of_month(times).tolist() == [(moment.day - 1) // 7 for moment in moments]
+
+
+def test_every_day_of_a_leap_cycle_has_its_week() -> None:
+    days = [datetime(2023, 1, 1, tzinfo=UTC) + timedelta(days=n) for n in range(4 * 366)]
+    times = torch.tensor([int(day.timestamp() * 1000) for day in days])
+    assert week_of_month(times).tolist() == [(day.day - 1) // 7 for day in days]
+
+
+def test_sinusoids_are_the_textbook_table() -> None:
+    table = sinusoids(5, 6)
+    for place in range(5):
+        for pair in range(3):
+            angle = place / 10_000 ** (2 * pair / 6)
+            expected = torch.tensor([np.sin(angle), np.cos(angle)], dtype=torch.float32)
+            torch.testing.assert_close(table[place, 2 * pair : 2 * pair + 2], expected)
+
+
+def test_time_scales_positions_and_can_be_switched_off() -> None:
+    torch.manual_seed(0)
+    order = torch.tensor([[0, 1, 300]])
+    times = torch.tensor([[1_750_000_000_000, 1_750_000_100_000, 1_750_090_000_000]])
+    elapsed = torch.rand(1, 3, 1) * 20
+    timed, plain = OrderAndTime(8, 1, True), OrderAndTime(8, 1, False)
+    positions = plain(order, times, elapsed)
+    torch.testing.assert_close(positions[0], sinusoids(256, 8)[[0, 1, 255]])
+    factor = timed(order, times, elapsed) / positions
+    expected = (
+        timed.weekday(weekday(times))
+        + timed.week_of_month(week_of_month(times))
+        + timed.hour(hour(times))
+        + timed.elapsed(elapsed / 20)
+    )
+    solid = positions.abs() > 1e-3
+    torch.testing.assert_close(factor[solid], expected[solid])

@@ -1,0 +1,217 @@
+"""What both models promise: causality by timestamp, invariance, exact splits."""
+
+import itertools
+
+import numpy as np
+import pytest
+import torch
+
+from features.encoding import BUCKETS
+from features.history import EMPTY, merged
+from features.spec import NUM_STATIC
+from fintrec.models.config import ModelConfig, paper, tiny_cpu
+from fintrec.models.served import Encode, Head
+from tests.fintrec.tiny import history, history_inputs, models, request_inputs
+
+
+@pytest.mark.parametrize("mask", ["before", "upto"])
+def test_gradient_flows_only_from_visible_interactions(mask: str) -> None:
+    """A gradient probe: h_i depends on x_j exactly where the mask lets it."""
+    pctr, _ = models(timestamp_mask=mask)
+    tokens, times, dynamic = history_inputs([history(np.random.default_rng(4), 12)], 16)
+    times_T = times[0].tolist()
+    probe = dynamic.float().requires_grad_()
+    hidden = pctr.encode_all(tokens, times, probe)[0]
+    for i in range(4, 16):
+        (gradient,) = torch.autograd.grad(hidden[i].square().sum(), probe, retain_graph=True)
+        reached = gradient[0].abs().sum(1) > 0
+        for j, t_j in enumerate(times_T):
+            seen = t_j < times_T[i] if mask == "before" else j <= i
+            assert bool(reached[j]) == (j == i or (t_j > 0 and seen)), (i, j)
+    assert len(set(times_T)) < 12  # equal timestamps were among them
+
+
+def test_tokens_of_one_page_do_not_see_each_other() -> None:
+    rows = history(np.random.default_rng(0), 6)
+    rows["time_ms"][-3:] = rows["time_ms"][-1]
+    other = rows.copy()
+    other["item"][-2] = 12345  # not the last row, but of the same page
+    pctr, pcvr = models()
+    one, two = history_inputs([rows], 16), history_inputs([other], 16)
+    torch.testing.assert_close(pctr.encode(*one), pctr.encode(*two), atol=0, rtol=0)
+    assert not torch.equal(pcvr.encode(*one), pcvr.encode(*two))
+
+
+@pytest.mark.parametrize("pooling", ["mean", "last_two"])
+@pytest.mark.parametrize("length", [0, 1, 2, 5, 16])
+def test_padding_bucket_does_not_show_in_the_state(length: int, pooling: str) -> None:
+    rows = history(np.random.default_rng(length), length) if length else EMPTY
+    pctr, pcvr = models(pooling=pooling)
+    encode = Encode(pctr, pcvr)
+    with torch.inference_mode():
+        states = [encode(*history_inputs([rows], bucket)) for bucket in BUCKETS]
+    for state in states[1:]:
+        # float16 keeps 11 bits: one step of a value below 4 is 0.002.
+        torch.testing.assert_close(state.float(), states[0].float(), atol=4e-3, rtol=0)
+
+
+@pytest.mark.parametrize("batch", [1, 4])
+def test_a_user_without_history_has_a_finite_state(batch: int) -> None:
+    pctr, pcvr = models()
+    inputs = history_inputs([EMPTY] * batch, 32)
+    context, request = request_inputs(np.random.default_rng(0), batch)
+    state = Encode(pctr, pcvr)(*inputs)
+    assert torch.isfinite(state).all()
+    for logits in Head(pctr, pcvr)(state, context, request):
+        assert torch.isfinite(logits).all()
+    assert (pcvr.encode(*inputs) == 0).all()
+
+
+def test_arrival_order_does_not_show_in_the_state() -> None:
+    rng = np.random.default_rng(7)
+    rows = history(rng, 30)
+    pctr, pcvr = models()
+    encode = Encode(pctr, pcvr)
+    expected = encode(*history_inputs([rows]))
+    for _ in range(3):
+        arrived = EMPTY
+        for row in rng.permutation(len(rows)):
+            arrived = merged(arrived, rows[row : row + 1])
+        assert torch.equal(encode(*history_inputs([arrived])), expected)
+
+
+@pytest.mark.parametrize(
+    "changes", [{}, {"pooling": "last_two", "timestamp_mask": "upto"}, {"num_layers": 1}]
+)
+def test_the_stored_state_is_the_full_computation(changes: dict[str, object]) -> None:
+    """`encode` runs the last layer where it is pooled; here every position is computed."""
+    rng = np.random.default_rng(2)
+    pctr, pcvr = models(**changes)
+    inputs = history_inputs([history(rng, n) for n in (3, 9, 16)], 16)
+    with torch.inference_mode():
+        newest = pctr.encode_all(*inputs)[:, -1]
+        torch.testing.assert_close(
+            pctr.encoder.hidden(*inputs, 1)[:, 0], newest, atol=1e-5, rtol=1e-5
+        )
+        embedded = pcvr.encoder.embedding(*inputs)
+        visible = (inputs[1] > 0)[:, None, :].expand(-1, 16, -1)
+        every = pcvr.encoder.blocks(embedded, visible | torch.eye(16, dtype=torch.bool), 16)
+    pooled = []
+    for row, length in enumerate((3, 9, 16)):
+        last = 2 if pcvr.encoder.pool_last_two else length
+        pooled.append(every[row, 16 - last :].mean(0))
+    torch.testing.assert_close(
+        pcvr.encoder.hidden(*inputs), torch.stack(pooled), atol=1e-5, rtol=1e-5
+    )
+
+
+def test_whole_model_equals_encode_then_head_to_the_bit() -> None:
+    rng = np.random.default_rng(5)
+    pctr, pcvr = models()
+    for batch, length in itertools.product((1, 4, 7), (0, 5, 40)):
+        inputs = history_inputs([history(rng, length) for _ in range(batch)] or [EMPTY])
+        context, request = request_inputs(rng, batch)
+        with torch.inference_mode():
+            split = Head(pctr, pcvr)(Encode(pctr, pcvr)(*inputs), context, request)
+            whole = pctr(*inputs, context, request), pcvr(*inputs, context, request)
+        for one, two in zip(split, whole, strict=True):
+            assert torch.equal(one, two)
+
+
+def test_logits_have_the_same_bytes_whatever_else_is_in_the_batch() -> None:
+    """For batches of 4 and more, at the size that is served, on one thread (`conftest.py`)."""
+    rng = np.random.default_rng(6)
+    size = tiny_cpu().model
+    pctr, pcvr = models(
+        d_model=size.d_model,
+        num_heads=size.num_heads,
+        d_feed_forward=size.d_feed_forward,
+        d_head=size.d_head,
+    )
+    encode, head = Encode(pctr, pcvr), Head(pctr, pcvr)
+    histories = [history(rng, 40) for _ in range(64)]
+    inputs = history_inputs(histories, 64)
+    context, request = request_inputs(rng, 64)
+    with torch.inference_mode():
+        states = encode(*inputs)
+        logits = head(states, context, request)
+        for batch in (4, 5, 8, 13, 16, 31, 32, 63):
+            rows = torch.from_numpy(rng.permutation(64)[:batch])
+            part = encode(*(array[rows] for array in inputs))
+            assert torch.equal(part, states[rows]), batch
+            scored = head(part, context[rows], request[rows])
+            for one, two in zip(scored, logits, strict=True):
+                assert torch.equal(one, two[rows]), batch
+
+
+def test_a_flagged_foundation_model_vector_is_ignored() -> None:
+    pctr, _ = models()
+    context, request = request_inputs(np.random.default_rng(0), 6)
+    state = torch.randn(6, 16).half()
+    other = context.clone()
+    other[:, NUM_STATIC:-1] += 1
+    same = (pctr.head(state, context, request) == pctr.head(state, other, request)).all(1)
+    assert same.tolist() == (context[:, -1] == 1).tolist()
+    other[:, NUM_STATIC:-1] = float("nan")
+    assert torch.isfinite(pctr.head(state, other, request)).all(1).tolist() == same.tolist()
+
+
+def test_window_cuts_the_context() -> None:
+    rows = history(np.random.default_rng(8), 14)
+    other = rows.copy()
+    other["item"][:9] = 777
+    pctr, pcvr = models(window=5)
+    for model in (pctr, pcvr):
+        assert torch.equal(
+            model.encode(*history_inputs([rows])), model.encode(*history_inputs([other]))
+        )
+    assert pctr.encode_all(*history_inputs([rows])).shape == (1, 5, 16)
+
+
+@pytest.mark.parametrize("changes", [{"dynamic_fusion": "concat"}, {"use_time": False}])
+def test_alternatives_run(changes: dict[str, object]) -> None:
+    pctr, pcvr = models(**changes)
+    inputs = history_inputs([history(np.random.default_rng(0), 6)])
+    assert torch.isfinite(Encode(pctr, pcvr)(*inputs)).all()
+
+
+def test_time_switch_removes_the_calendar() -> None:
+    rows = history(np.random.default_rng(0), 6)
+    moved = rows.copy()
+    moved["time_ms"] += 7 * 86_400_000 * 5  # whole weeks: F_d stays, week of month may not
+    arrays, later = history_inputs([rows]), history_inputs([moved])
+    assert torch.equal(arrays[2], later[2])
+    off, _ = models(use_time=False)
+    assert torch.equal(off.encode(*arrays), off.encode(*later))
+    on, _ = models(use_time=True)
+    assert not torch.equal(on.encode(*arrays), on.encode(*later))
+
+
+def test_recipes_say_what_they_are() -> None:
+    large = paper()
+    assert (large.model.d_model, large.model.num_layers, large.model.num_heads) == (512, 10, 8)
+    assert (large.model.d_feed_forward, large.model.window) == (256, 120)
+    training = large.training
+    assert (training.learning_rate, training.weight_decay) == (1e-4, 1e-5)
+    assert (training.batch_size, training.epochs) == (64, 50)
+
+
+def test_settings_are_typed_and_unknown_ones_fail() -> None:
+    changed = tiny_cpu().with_settings(
+        {"d_model": "32", "learning_rate": "0.01", "use_time": "false", "pooling": "last_two"}
+    )
+    assert changed.model == ModelConfig(d_model=32, use_time=False, pooling="last_two")
+    assert changed.training.learning_rate == 0.01
+    assert type(changed).from_dict(changed.to_dict()) == changed
+    for wrong in (
+        {"d_modle": "32"},
+        {"d_model": "wide"},
+        {"d_model": "30"},
+        {"use_time": "1"},
+        {"pooling": "max"},
+        {"window": "121"},
+        {"dropout": "1.0"},
+        {"epochs": "0"},
+    ):
+        with pytest.raises(ValueError, match=next(iter(wrong))):
+            tiny_cpu().with_settings(wrong)
