@@ -6,6 +6,7 @@ Each call is one pipeline of single-key commands, which also holds on a cluster.
 
 import functools
 import hashlib
+import threading
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any, Final, TypeAlias
@@ -61,7 +62,9 @@ class RedisStateStore:
     """
 
     def __init__(self, connect: Callable[[], Client], project: str) -> None:
-        self._connect = functools.cache(connect)
+        self._make_client = connect
+        self._client: Client | None = None
+        self._making = threading.Lock()
         self._project = project
         self._key = functools.lru_cache(KEYS_CACHED)(
             functools.partial(entity_key, project, JOIN_KEY)
@@ -142,6 +145,14 @@ class RedisStateStore:
         """Returns when the store answers; raises `StoreUnavailable`."""
         with self._reaching("pinging"):
             self._connect().ping()
+
+    def _connect(self) -> Client:
+        if self._client is None:
+            # Of two clients made at once, the one let go would close a socket that is in use.
+            with self._making:
+                if self._client is None:
+                    self._client = self._make_client()
+        return self._client
 
     def _read(
         self, doing: str, user_ids: Sequence[str], fields: Sequence[bytes]
