@@ -52,12 +52,18 @@ def order(
 def _pinned(
     ranked_M: IntArray, count: int, eligible_M: npt.NDArray[np.bool_], pinned_M: IntArray
 ) -> IntArray:
-    """A row's order with its pinned, eligible candidates moved to their positions."""
+    """A row's order with its pinned, eligible candidates moved to their positions.
+
+    Of several at one position the lowest id has it, the others follow behind.
+    """
     pinned = sorted(
         (int(pinned_M[place]), int(place)) for place in np.flatnonzero(eligible_M & (pinned_M > 0))
     )
     fixed = {place for _, place in pinned}
     head = [int(place) for place in ranked_M[:count] if int(place) not in fixed]
+    free = 0
     for position, place in pinned:
-        head.insert(min(position - 1, len(head)), place)
+        at = max(free, min(position - 1, len(head)))
+        head.insert(at, place)
+        free = at + 1
     return np.concatenate((np.array(head, np.int64), ranked_M[count:]))
