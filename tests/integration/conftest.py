@@ -7,7 +7,7 @@ import signal
 import sys
 import time
 import urllib.request
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,6 +15,7 @@ from pathlib import Path
 import msgspec
 import numpy as np
 import pytest
+from kafka.admin import KafkaAdminClient
 
 from features.packed import Header, UserState, read_header, unpack
 from features.records import Item
@@ -23,15 +24,17 @@ from fintrec.bank.catalogue import build_catalogue
 from fintrec.export import export
 from fintrec.manifest import Manifest, load_manifest
 from streams.apps import state_store
+from streams.clients import kafka_python_config
 from streams.local_stack.processes import Process, free_ports, identify
 from streams.local_stack.stack import LocalStack
+from streams.local_stack.state import running_state
 from streams.settings import Settings
 from streams.state_store import RedisStateStore
 from streams.topic_admin import ensure_topics, plan_topics
 from streams.topics import ITEMS, RANKING_POLICIES
 from tests.conftest import RunningStack
 from tests.integration.judge import Judge
-from tests.integration.referee import Expected, Models
+from tests.integration.referee import Models
 from tests.integration.tiny_models import write_checkpoint
 from tests.integration.traffic import request
 from tests.integration.wire import Wire, until
@@ -46,6 +49,7 @@ WORKER_ENVIRONMENT = {
     "FINTREC_STORE_TIMEOUT_MS": "500",
     "FINTREC_TRITON_TIMEOUT_MS": "1000",
     "FINTREC_AUDIT_ARRAYS_SHARE": "1",
+    "FINTREC_REFRESH_PER_S": "50",
 }
 LAST = ("test_chaos.py", "test_model_versions.py", "test_every_slate.py")
 
@@ -102,6 +106,13 @@ class System:
         assert found is not None
         return found
 
+    def pid(self, name: str) -> int | None:
+        """A worker's or server's pid; None while it does not run."""
+        state = running_state(self.stack.dir)
+        assert state is not None
+        process = state.servers[name].process
+        return process.pid if process is not None and process.is_alive() else None
+
     def load_models(self, names: Sequence[str] = ("encode", "head")) -> None:
         """Have Triton load models, or their newest version, side by side."""
         with ThreadPoolExecutor(len(names)) as pool:
@@ -124,7 +135,10 @@ def now_ms() -> int:
 
 
 def await_applied(
-    system: System, users: Sequence[str], state_of: Callable[[str], Expected], timeout_s: float = 60
+    system: System,
+    users: Collection[str],
+    refused: Collection[str] = (),
+    timeout_s: float = 60,
 ) -> None:
     """Return when the store holds every user's events, hidden states of the newest model included.
 
@@ -132,26 +146,43 @@ def await_applied(
     """
 
     def behind() -> list[str]:
-        headers = system.headers(users)
-        return [
-            f"{user}: {headers.get(user)}"
-            for user in users
-            if user not in headers
-            or headers[user].version != state_of(user).version
-            or headers[user].version != headers[user].state_version
-        ]
+        headers = system.headers(list(users))
+        newest = max(header.model for header in headers.values()) if headers else 0
+        found = []
+        for user in users:
+            wanted = sum(record.at not in refused for record in system.wire.events(user))
+            header = headers.get(user)
+            if header is None or (header.version, header.state_version, header.model) != (
+                wanted,
+                wanted,
+                newest,
+            ):
+                found.append(f"{user}: {wanted} events, state {header}")
+        return found
 
     end = time.monotonic() + timeout_s
     while left := behind():
         assert time.monotonic() < end, f"{len(left)} users are behind, first {left[0]}"
-        time.sleep(0.05)
+        time.sleep(0.1)
+
+
+def members(system: System, group: str) -> int:
+    """Members of a consumer group that own partitions."""
+    client = KafkaAdminClient(**kafka_python_config(system.settings))
+    try:
+        described = client.describe_groups([group])[group]
+        return len(
+            [m for m in described["members"] if m["member_assignment"]["assigned_partitions"]]
+        )
+    finally:
+        client.close()
 
 
 def make_judge(system: System, *versions: int) -> Judge:
     """The judge of these model versions under what the topics hold now."""
-    log = system.wire.log([ITEMS])
+    log = system.wire.log(ITEMS)
     catalogue = {r.key: r.value for r in log if r.key != b"broken_item"}
-    policies = {r.key: r.value for r in system.wire.log([RANKING_POLICIES])}
+    policies = {r.key: r.value for r in system.wire.log(RANKING_POLICIES)}
     return Judge(
         {
             item["item_id"]: item

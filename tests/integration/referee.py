@@ -10,7 +10,7 @@ import json
 import math
 import warnings
 import zlib
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from decimal import ROUND_HALF_EVEN, Decimal
 from pathlib import Path
@@ -187,15 +187,16 @@ def row_of(topic: str, e: Mapping[str, Any]) -> Row:
 
 def expected_state(
     records: Iterable[Published],
-    is_refused: Callable[[Published], bool] = lambda record: False,
+    refused: Collection[str] = (),
     upto: Mapping[str, int] | None = None,
 ) -> Expected:
-    """The state of one user after its records; `upto` keeps those within these offsets."""
+    """The state of one user after its records; `upto` keeps those within these offsets,
+    `refused` are the places of records that must have gone to the dead letters."""
     found = Expected()
     rows: set[Row] = set()
     for record in records:
         where = f"{record.topic}[{record.partition}]"
-        if is_refused(record) or (upto is not None and record.offset > upto.get(where, -1)):
+        if record.at in refused or (upto is not None and record.offset > upto.get(where, -1)):
             continue
         found.version += 1
         found.offsets[where] = max(record.offset, found.offsets.get(where, -1))

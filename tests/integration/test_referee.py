@@ -15,7 +15,7 @@ from tests.feast_rows import online_write
 from tests.integration.conftest import System, await_applied, make_judge, now_ms
 from tests.integration.judge import FRESH, Judge
 from tests.integration.referee import DAY, Expected, Models, Owned, expected_state, intraday_of
-from tests.integration.traffic import EVENT_LOG, Event, consent, life, request
+from tests.integration.traffic import Event, consent, life, request
 from tests.integration.wire import until
 
 pytestmark = pytest.mark.integration
@@ -52,9 +52,7 @@ class Told:
 
     def state(self, user: str, upto: Mapping[str, int] | None = None) -> Expected:
         """The referee's state of a user after all events, or those up to given offsets."""
-        log = self.system.wire.log(EVENT_LOG, user)
-        mine = [record for record in log if record.key == user.encode()]
-        return expected_state(mine, lambda record: record.at in self.refused, upto)
+        return expected_state(self.system.wire.events(user), self.refused, upto)
 
 
 @pytest.fixture(scope="module")
@@ -84,7 +82,7 @@ def told(system: System) -> Told:
     places = [(event, future.get(1)) for event, future in sent]
     refused = {f"{m.topic}[{m.partition}]@{m.offset}" for event, m in places if event.is_refused}
     told = Told(system, owned, frozenset(refused))
-    await_applied(system, told.users, told.state)
+    await_applied(system, told.users, told.refused)
     return told
 
 

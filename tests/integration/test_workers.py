@@ -7,10 +7,8 @@ from pathlib import Path
 
 import psutil
 import pytest
-from kafka.admin import KafkaAdminClient
 
-from streams.clients import kafka_python_config
-from tests.integration.conftest import WORKER_ENVIRONMENT, System
+from tests.integration.conftest import WORKER_ENVIRONMENT, System, members
 from tests.integration.wire import until
 
 pytestmark = pytest.mark.integration
@@ -38,18 +36,6 @@ def listening(pid: int) -> set[tuple[str, int]]:
         for connection in one.net_connections("inet")
         if connection.status == psutil.CONN_LISTEN
     }
-
-
-def members(system: System, group: str) -> int:
-    """Members of a consumer group that own partitions."""
-    client = KafkaAdminClient(**kafka_python_config(system.settings))
-    try:
-        described = client.describe_groups([group])[group]
-        return len(
-            [m for m in described["members"] if m["member_assignment"]["assigned_partitions"]]
-        )
-    finally:
-        client.close()
 
 
 @pytest.mark.parametrize("name", ["ingest-1", "score-1"])

@@ -11,8 +11,6 @@ from fintrec.bank.surfaces import PLACES
 from streams.topics import CLICKSTREAM, CONSENTS, CONVERSIONS, TRANSACTIONS
 from tests.integration.referee import DAY, MERCHANTS, MINUTE
 
-EVENT_LOG = (CLICKSTREAM, TRANSACTIONS, CONVERSIONS, CONSENTS, "state_refresh.v1")
-
 
 @dataclass(frozen=True)
 class Event:

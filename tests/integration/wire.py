@@ -6,7 +6,7 @@ What the referee knows, it knows from here: the log of the topics, as JSON.
 import threading
 import time
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Mapping
 from types import TracebackType
 from typing import Any, NamedTuple, Self
 
@@ -15,7 +15,7 @@ from kafka import KafkaConsumer, KafkaProducer, TopicPartition
 
 from streams.clients import kafka_python_config
 from streams.settings import Settings
-from streams.topics import SLATE_AUDIT, SLATE_REQUESTS, SLATES, TOPICS
+from streams.topics import EVENT_TOPICS, SLATE_AUDIT, SLATE_REQUESTS, SLATES, TOPICS
 
 
 class Published(NamedTuple):
@@ -26,6 +26,7 @@ class Published(NamedTuple):
     offset: int
     key: bytes | None
     value: bytes | None
+    time_ms: int
 
     @property
     def at(self) -> str:
@@ -60,6 +61,7 @@ class Wire:
         self._sent: list[Any] = []
         self._seen: set[tuple[str, int, int]] = set()
         self._log: dict[str, list[Published]] = defaultdict(list)
+        self._events: dict[bytes | None, list[Published]] = defaultdict(list)
         self._slates: dict[str, list[bytes]] = defaultdict(list)
         self._audits: dict[str, list[bytes]] = defaultdict(list)
         self._letters: dict[str, list[dict[str, Any]]] = defaultdict(list)
@@ -107,15 +109,15 @@ class Wire:
         places = {(m.topic, m.partition, m.offset) for m in (f.get(timeout_s) for f in sent)}
         until("the topics were read up to what was sent", lambda: places <= self._seen, timeout_s)
 
-    def log(self, topics: Iterable[str], prefix: str = "") -> list[Published]:
-        """Records of topics whose key begins with `prefix`, each partition in offset order."""
-        start = prefix.encode()
-        return [
-            record
-            for topic in topics
-            for record in list(self._log[topic])
-            if (record.key or b"").startswith(start)
-        ]
+    def log(self, topic: str) -> list[Published]:
+        """A topic's records, each partition in offset order."""
+        self._check()
+        return list(self._log[topic])
+
+    def events(self, user_id: str) -> list[Published]:
+        """A user's records on all topics that an ingest worker reads, as `log`."""
+        self._check()
+        return list(self._events[user_id.encode()])
 
     def slates(self, request_id: str) -> list[bytes]:
         """Every slate that answered a request."""
@@ -146,11 +148,11 @@ class Wire:
 
     def every_slate(self) -> list[bytes]:
         """Every record of slates.v1."""
-        return [r.value for r in self.log([SLATES]) if r.value is not None]
+        return [r.value for r in self.log(SLATES) if r.value is not None]
 
     def every_audit(self) -> list[bytes]:
         """Every record of slate_audit.v1."""
-        return [r.value for r in self.log([SLATE_AUDIT]) if r.value is not None]
+        return [r.value for r in self.log(SLATE_AUDIT) if r.value is not None]
 
     def _check(self) -> None:
         if self._failure is not None:
@@ -166,8 +168,10 @@ class Wire:
             self._failure = failure
 
     def _keep(self, m: Any) -> None:
-        record = Published(m.topic, m.partition, m.offset, m.key, m.value)
+        record = Published(m.topic, m.partition, m.offset, m.key, m.value, m.timestamp)
         self._log[m.topic].append(record)
+        if m.topic in EVENT_TOPICS:
+            self._events[m.key].append(record)
         if m.topic == SLATES:
             self._slates[orjson.loads(m.value)["request_id"]].append(m.value)
         elif m.topic == SLATE_AUDIT:
