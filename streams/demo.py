@@ -27,7 +27,7 @@ from streams.settings import Settings
 from streams.topics import CLICKSTREAM, CONSENTS, TRANSACTIONS
 from streams.wire import encode
 
-SURFACE: Final = {
+SURFACE: Final[dict[str, Any]] = {
     "product": "mobile_home",
     "page": "home",
     "placement": "feed",

@@ -10,7 +10,7 @@ from contextlib import contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
 from types import ModuleType
-from typing import Final
+from typing import Any, Final
 
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -40,9 +40,17 @@ def _environment(directory: Path, address: str) -> Iterator[None]:
 
 
 def open_store(directory: Path, address: str, feature_repo: Path = FEATURE_REPO) -> FeatureStore:
-    """Feast's store for this data directory and online store; reads no registry yet."""
+    """Feast's store for this data directory and online store, as `apply` left it."""
     with _environment(directory, address):
-        return FeatureStore(repo_path=str(feature_repo))
+        return _opened(feature_repo)
+
+
+def _opened(feature_repo: Path) -> FeatureStore:
+    store = FeatureStore(repo_path=str(feature_repo))
+    # Both are made on first use, which must be while the environment is ours.
+    assert store.config.online_store is not None
+    assert store.registry is not None
+    return store
 
 
 def apply(directory: Path, address: str, feature_repo: Path = FEATURE_REPO) -> FeatureStore:
@@ -52,9 +60,9 @@ def apply(directory: Path, address: str, feature_repo: Path = FEATURE_REPO) -> F
     """
     with _environment(directory, address):
         definitions = _definitions(feature_repo)
-        store = FeatureStore(repo_path=str(feature_repo))
+        store = _opened(feature_repo)
         kinds = (Project, Entity, FeatureView, FeatureService)
-        objects = [value for value in vars(definitions).values() if isinstance(value, kinds)]
+        objects: list[Any] = [v for v in vars(definitions).values() if isinstance(v, kinds)]
         store.apply(objects)
     return store
 

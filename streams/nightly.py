@@ -11,12 +11,13 @@ from pathlib import Path
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
+from feast import FeatureStore
 from kafka import KafkaProducer
 
 from features.errors import ConfigurationError, FintrecError
 from features.spec import ITEM_PROFILE, USER_STATIC
 from streams.clients import feast_connection_string, kafka_python_config
-from streams.feast_repo import FeatureStore, apply, write_batch
+from streams.feast_repo import apply, write_batch
 from streams.refresh import refresh_record
 from streams.settings import Settings
 

@@ -90,7 +90,7 @@ def _topic_row(topic: Topic) -> str:
                 "internal"
                 if record is None
                 else f"[{record.__name__}](#{record.__name__.lower()})",
-                f"`{topic.key}`" if topic.key.isidentifier() else topic.key,
+                topic.key if " " in topic.key else f"`{topic.key}`",
                 str(topic.partitions or "as set"),
                 retention_text(topic),
                 f"`{topic.dead_letter}`" if topic.dead_letter in TOPICS else "",

@@ -26,7 +26,7 @@ def visit_numbers(rows: Rows) -> list[int]:
     return visits(rows, np.array([len(rows)])).visit.tolist()
 
 
-@settings(max_examples=120, deadline=None)
+@settings(max_examples=120)
 @given(st.lists(histories(), min_size=1, max_size=4))
 def test_every_feature_of_every_row_equals_its_slow_twin(users):
     found = features_of(*users)
@@ -35,28 +35,30 @@ def test_every_feature_of_every_row_equals_its_slow_twin(users):
     assert not wrong
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(st.lists(histories(), min_size=1, max_size=5))
 def test_users_of_a_batch_get_what_each_gets_alone(users):
     alone = [features_of(rows) for rows in users]
     assert np.array_equal(features_of(*users), np.concatenate(alone))
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(st.lists(histories(), min_size=1, max_size=3))
 def test_visits_equal_their_slow_twin(users):
     lengths = np.array([len(rows) for rows in users], np.int64)
-    found = visits(np.concatenate(users), lengths)
+    rows = np.concatenate(users)
+    found = visits(rows, lengths)
     slow = [slow_visits(rows) for rows in users]
     per_user = np.split(np.arange(lengths.sum()), np.cumsum(lengths)[:-1])
     first = 0
-    for number, (places, expected) in enumerate(zip(per_user, slow, strict=True)):
+    for places, expected in zip(per_user, slow, strict=True):
         assert (found.visit[places] - first).tolist() == [visit for visit, *_ in expected]
         assert found.order[places].tolist() == [order for _, order, *_ in expected]
         assert found.start_ms[places].tolist() == [start for *_, start, _ in expected]
-        shift = number << 43
-        ends = [end + shift if end != NEVER else shift - 1 for *_, end in expected]
-        assert found.previous_end_ms[places].tolist() == ends
+        previous = found.previous[places]
+        assert set(previous.tolist()) <= {-1, *places.tolist()}
+        ends = np.where(previous >= 0, rows["time_ms"][previous], NEVER)
+        assert ends.tolist() == [end for *_, end in expected]
         first += max((visit + 1 for visit, *_ in expected), default=0)
 
 

@@ -5,19 +5,16 @@ import struct
 
 import numpy as np
 import pytest
+from feast.infra.online_stores.helpers import _mmh3, _redis_key, _redis_key_prefix
+from feast.protos.feast.types.EntityKey_pb2 import EntityKey
+from feast.protos.feast.types.Value_pb2 import Value
 from google.protobuf.timestamp_pb2 import Timestamp
 from hypothesis import given
 from hypothesis import strategies as st
 
 from features.errors import StateCorrupt
 from streams import feast_format
-
-feast_redis = pytest.importorskip("feast.infra.online_stores.helpers")
-
-from feast.protos.feast.types.EntityKey_pb2 import EntityKey  # noqa: E402
-from feast.protos.feast.types.Value_pb2 import Value  # noqa: E402
-
-from tests.feast_rows import to_value  # noqa: E402
+from tests.feast_rows import to_value
 
 INT64 = st.integers(-(2**63), 2**63 - 1)
 FLOAT32 = st.floats(width=32, allow_nan=False)
@@ -29,8 +26,8 @@ def test_entity_keys_are_feasts_and_can_be_read_back(
 ) -> None:
     key = feast_format.entity_key(project, join_key, value)
     message = EntityKey(join_keys=[join_key], entity_values=[Value(string_val=value)])
-    assert key == feast_redis._redis_key(project, message, 3)
-    assert key.startswith(feast_redis._redis_key_prefix([join_key]))
+    assert key == _redis_key(project, message, 3)
+    assert key.startswith(_redis_key_prefix([join_key]))
     assert feast_format.entity_of(key, project, join_key) == value
     assert feast_format.entity_of(key, "my" + project, join_key) is None
     assert feast_format.entity_of(key, project, "other_id") is None
@@ -38,7 +35,7 @@ def test_entity_keys_are_feasts_and_can_be_read_back(
 
 @given(st.text(), st.text())
 def test_hash_fields_are_feasts(view: str, feature: str) -> None:
-    assert feast_format.feature_field(view, feature) == feast_redis._mmh3(f"{view}:{feature}")
+    assert feast_format.feature_field(view, feature) == _mmh3(f"{view}:{feature}")
 
 
 @given(INT64 | st.integers(-2, 2000))
