@@ -25,6 +25,7 @@ from fintrec.export import export
 from fintrec.manifest import Manifest, load_manifest
 from streams.apps import state_store
 from streams.clients import kafka_python_config
+from streams.feed import feed_group
 from streams.local_stack.processes import Process, free_ports, identify
 from streams.local_stack.stack import LocalStack
 from streams.local_stack.state import running_state
@@ -166,14 +167,16 @@ def await_applied(
         time.sleep(0.1)
 
 
-def members(system: System, group: str) -> int:
-    """Members of a consumer group that own partitions."""
+def members(system: System, kind: str) -> int:
+    """Workers of a kind that own partitions."""
     client = KafkaAdminClient(**kafka_python_config(system.settings))
     try:
-        described = client.describe_groups([group])[group]
-        return len(
-            [m for m in described["members"] if m["member_assignment"]["assigned_partitions"]]
-        )
+        group = feed_group(kind)
+        assignments = [
+            member["member_assignment"]
+            for member in client.describe_groups([group])[group]["members"]
+        ]
+        return sum(bool(found and found["assigned_partitions"]) for found in assignments)
     finally:
         client.close()
 

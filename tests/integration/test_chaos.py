@@ -21,7 +21,6 @@ from tests.integration.wire import until
 
 pytestmark = [pytest.mark.integration, pytest.mark.timeout(400)]
 
-INGEST, SCORE = "fintrec-ingest-feed", "fintrec-score-feed"
 NUM_JUDGED = 8
 
 
@@ -46,14 +45,14 @@ def kill_broker(system: System) -> None:
 
 def freeze_an_ingest_worker(system: System) -> None:
     system.start_worker("ingest", "ingest-2")
-    until("both workers own partitions", lambda: members(system, INGEST) == 2, 90)
+    until("both workers own partitions", lambda: members(system, "ingest") == 2, 90)
     frozen = system.process("ingest-2")
     frozen.send(signal.SIGSTOP)
     try:
-        until("its successor owns all partitions", lambda: members(system, INGEST) == 1, 60)
+        until("its successor owns all partitions", lambda: members(system, "ingest") == 1, 60)
     finally:
         frozen.send(signal.SIGCONT)
-    until("the thawed worker is back", lambda: members(system, INGEST) == 2, 90)
+    until("the thawed worker is back", lambda: members(system, "ingest") == 2, 90)
     system.stop_worker("ingest-2")
 
 

@@ -57,7 +57,7 @@ def test_the_metrics_port_is_the_only_one_and_serves_every_name(system: System, 
 
 def test_fausts_own_command_starts_the_same_worker_and_opens_no_port(system: System) -> None:
     faust = Path(sys.executable).parent / "faust"
-    assert until("one ingest worker", lambda: members(system, "fintrec-ingest-feed") == 1)
+    assert until("one ingest worker", lambda: members(system, "ingest") == 1)
     system.stack.start_worker(
         "ingest-faust",
         [str(faust), "-A", "streams.ingest_worker", "worker"],
@@ -65,9 +65,9 @@ def test_fausts_own_command_starts_the_same_worker_and_opens_no_port(system: Sys
     )
     until(
         "the second worker owns partitions",
-        lambda: members(system, "fintrec-ingest-feed") == 2,
+        lambda: members(system, "ingest") == 2,
         90,
     )
     assert listening(system.process("ingest-faust").pid) == set()
     system.stop_worker("ingest-faust")
-    until("it has left", lambda: members(system, "fintrec-ingest-feed") == 1, 30)
+    until("it has left", lambda: members(system, "ingest") == 1, 30)
