@@ -291,7 +291,7 @@ def _state_write(
         expected_version=expected_version,
         packed=pack(state),
         event_time_ms=newest_ms,
-        intraday=[*latest, state.version],
+        intraday=[*latest, state.version] if len(state.history) else None,
         consent=consent,
     )
 
