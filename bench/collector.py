@@ -50,7 +50,9 @@ async def collect(plan: dict[str, Any], out: Path) -> None:
     listening = asyncio.create_task(_listen(events, writes))
     sys.stdout.write(READY + "\n")
     sys.stdout.flush()
-    slates = await _slates(consumer, plan["num_requests"], plan["patience_s"])
+    until_s = time.monotonic() + plan["patience_s"]
+    slates = await _slates(consumer, plan["num_requests"], until_s)
+    await _quiet(writes, until_s)
     listening.cancel()
     await asyncio.gather(listening, return_exceptions=True)
     await client.aclose()
@@ -59,10 +61,9 @@ async def collect(plan: dict[str, Any], out: Path) -> None:
 
 
 async def _slates(
-    consumer: AIOKafkaConsumer, expected: int, patience_s: float
+    consumer: AIOKafkaConsumer, expected: int, until_s: float
 ) -> list[tuple[float, bytes]]:
     found: list[tuple[float, bytes]] = []
-    until_s = time.monotonic() + patience_s
     while time.monotonic() < until_s:
         by_partition = await consumer.getmany(timeout_ms=100)
         now_s = time.time()
@@ -71,6 +72,14 @@ async def _slates(
         if by_partition and len(found) >= expected:
             until_s = min(until_s, time.monotonic() + _AFTERWARDS_S)
     return found
+
+
+async def _quiet(writes: list[tuple[float, bytes]], until_s: float) -> None:
+    """Wait until no state has been written for a while: ingest may be behind scoring."""
+    seen = -1
+    while seen < len(writes) and time.monotonic() < until_s:
+        seen = len(writes)
+        await asyncio.sleep(_AFTERWARDS_S)
 
 
 async def _listen(events: Any, writes: list[tuple[float, bytes]]) -> None:

@@ -234,6 +234,69 @@ def serving_section(data: Mapping[str, Any]) -> str:
     return "\n".join(lines)
 
 
+INGEST_COLUMNS: Final = (
+    "variant",
+    "events/s",
+    "range",
+    "events a batch",
+    "ingest us/event",
+    "store / encode / write, us of time an event",
+    "Triton us/event",
+    "Kafka us/event",
+    "store us/event",
+    "others, cores",
+)
+
+
+def ingest_rows(runs: list[dict[str, Any]]) -> list[list[str]]:
+    """One row a variant, medians of its repeats."""
+    lines = []
+    for variant in dict.fromkeys(run["variant"] for run in runs):
+        own = [run for run in runs if run["variant"] == variant]
+        rates = [run["events_per_s"] for run in own]
+
+        def cpu(name: str, own: list[dict[str, Any]] = own) -> str:
+            values = [
+                sum(us for key, us in run["cpu_us_per_event"].items() if key.startswith(name))
+                for run in own
+            ]
+            return f"{np.median(values):.0f}"
+
+        hops = [np.median([run["hops_us_per_event"][h] for run in own]) for h in own[0][_HOPS]]
+        lines.append(
+            [
+                variant,
+                f"{np.median(rates):,.0f}",
+                f"{min(rates):,.0f}-{max(rates):,.0f}",
+                f"{np.median([run['events_per_batch'] for run in own]):.0f}",
+                cpu("ingest"),
+                " / ".join(f"{value:.0f}" for value in hops),
+                cpu("triton"),
+                cpu("kafka"),
+                cpu("redis"),
+                f"{np.median([run['cores_others'] for run in own]):.2f}",
+            ]
+        )
+    return lines
+
+
+_HOPS: Final = "hops_us_per_event"
+
+
+def ingest_section(data: Mapping[str, Any]) -> str:
+    """The section of `docs/performance.md`."""
+    machine = data["machine"]
+    lines = [
+        f"Made by `{data['command']}` on {machine['date']}, commit {machine['commit']}, on "
+        f"{machine['cores']} cores of {machine['processor']}. One ingest worker, a full backlog, "
+        f"{data['users']:,} users with full histories (120 interactions and 60 purchases), "
+        "everything on the same cores. Medians of the repeats.",
+        "",
+        *_markdown_table(INGEST_COLUMNS, ingest_rows(data["runs"])),
+    ]
+    return "\n".join(lines)
+
+
 def _hops(found: list[dict[str, Any]]) -> list[str]:
     names = [name for row in found for name in row["hops_ms"]]
     hops = list(dict.fromkeys(names))

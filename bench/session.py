@@ -50,7 +50,8 @@ class Session:
     ) -> None:
         self.num_users = num_users
         self._num_partitions = num_partitions
-        self._environment = {
+        self.environment = {
+            **os.environ,
             **worker_settings,
             "PYTHONPATH": os.pathsep.join([str(ROOT), os.environ.get("PYTHONPATH", "")]),
         }
@@ -102,7 +103,7 @@ class Session:
         """Start an ingest or a scoring worker; returns its name."""
         name = f"{kind}-{1 + sum(w.startswith(kind) for w in self.workers)}"
         argv = verb(("worker", kind), self.stack.dir)
-        self.stack.start_worker(name, argv, {**self._environment, **environment})
+        self.stack.start_worker(name, argv, {**self.environment, **environment})
         self.workers.append(name)
         return name
 
@@ -112,7 +113,7 @@ class Session:
         self.stack.start_worker(
             name,
             [sys.executable, "-m", "bench.floor", role],
-            {**self._environment, "FINTREC_DIR": str(self.stack.dir)},
+            {**self.environment, "FINTREC_DIR": str(self.stack.dir)},
         )
         self.workers.append(name)
         log = self.stack.dir / "logs" / f"{name}.log"
@@ -125,10 +126,10 @@ class Session:
     def watched(self) -> Watched:
         """Every process by name, Triton's model processes apart from its server."""
         pids = {name: self.stack.pid(name) for name in (*SERVERS, *self.workers)}
-        return Watched(pids, _stubs(pids["triton"]))
+        return Watched(pids, triton_parts(pids["triton"]))
 
 
-def _stubs(triton: int) -> dict[str, int]:
+def triton_parts(triton: int) -> dict[str, int]:
     """Triton's processes of `encode` and `head`."""
     found = {}
     for child in psutil.Process(triton).children(recursive=True):
