@@ -35,8 +35,14 @@ check: install ## lint, format, types, import layers
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 
+docs: install ## write the generated documents and scripts anew
+	$(BIN)/python -m streams.settings > docs/configuration.md
+	$(BIN)/python -m features.documentation > docs/features.md
+	$(BIN)/python -m streams.wire_docs
+	$(BIN)/python -m streams.kafka_scripts
+
 lock: ## resolve the dependencies anew
 	$(BIN)/uv pip compile pyproject.toml --all-extras --group dev --universal --python-version 3.11 \
 	  --generate-hashes --no-emit-index-url --no-header --quiet --output-file requirements.lock
 
-.PHONY: help install demo up down test check lock
+.PHONY: help install demo up down test check docs lock

@@ -44,14 +44,14 @@ class Visits:
 
     `visit` numbers visits from 0 over the whole batch (a digital session, or one offline touch
     point), `order` is the row's place in its visit, `start_ms` the visit's first event time,
-    `previous_end_ms` the last event of the digital session before this row's (or, at an offline
-    touch point, of the digital events so far), in shifted time; below the user's start if none.
+    `previous` the place of the last row of the digital session before this row's (at an offline
+    touch point: of the last digital row so far), -1 if the user had none.
     """
 
     visit: IntArray
     order: IntArray
     start_ms: IntArray
-    previous_end_ms: IntArray
+    previous: IntArray
 
 
 def nightly_cutoff_ms(time_ms: IntArray) -> IntArray:
@@ -79,118 +79,109 @@ def visits(rows: Rows, lengths: IntArray) -> Visits:
     A digital session opens at a user's first digital row, at a login, after a logout, and when
     the user was idle for longer than 30 minutes. An offline touch point is a visit of its own.
     """
-    total = len(rows)
-    users = np.repeat(np.arange(len(lengths), dtype=Int), lengths)
-    shifted = rows["time_ms"].astype(Int) + users * _SHIFT_MS
+    every = np.arange(len(rows), dtype=Int)
+    starts = user_starts(lengths)
+    time_ms = rows["time_ms"].astype(Int)
     digital = is_digital(rows)
+    head = every.copy()  # first row of a row's visit; of an offline touch point, itself
+    order = np.zeros(len(rows), Int)
+    last_digital = np.maximum.accumulate(np.where(digital, every, -1))
+    previous = np.where(last_digital >= starts, last_digital, -1)
     places = np.flatnonzero(digital)
-    opens = np.zeros(total, bool)
-    previous_end = users * _SHIFT_MS - 1
-    visit_key = np.arange(
-        total, dtype=Int
-    )  # offline: its own place; digital: its first row's place
     if len(places):
-        times, owner, action = shifted[places], users[places], rows["action"][places]
-        first = np.ones(len(places), bool)
-        first[1:] = (
+        times, owner, action = time_ms[places], starts[places], rows["action"][places]
+        opens = np.ones(len(places), bool)
+        opens[1:] = (
             (owner[1:] != owner[:-1])
             | (times[1:] - times[:-1] > SESSION_IDLE_MS)
             | ((action[1:] == _LOGIN) & (action[:-1] != _LOGIN))
             | (action[:-1] == _LOGOUT)
         )
-        opens[places] = first
-        session = np.cumsum(first) - 1
-        heads = places[first]
-        visit_key[places] = heads[session]
-        tails = np.concatenate((np.flatnonzero(first)[1:] - 1, [len(places) - 1]))
-        ends, end_owner = times[tails], owner[tails]
-        before = session - 1
-        known = (before >= 0) & (end_owner[np.maximum(before, 0)] == owner)
-        previous_end[places] = np.where(known, ends[np.maximum(before, 0)], owner * _SHIFT_MS - 1)
-        offline = np.flatnonzero(~digital)
-        last = np.searchsorted(places, offline) - 1
-        near = np.maximum(last, 0)
-        seen = (last >= 0) & (owner[near] == users[offline])
-        previous_end[offline] = np.where(seen, times[near], users[offline] * _SHIFT_MS - 1)
-    _, visit = np.unique(visit_key, return_inverse=True)
-    return Visits(
-        visit.astype(Int),
-        _order_in_visit(visit_key, digital),
-        rows["time_ms"][visit_key].astype(Int),
-        previous_end,
-    )
+        firsts = np.flatnonzero(opens)
+        session = np.cumsum(opens) - 1
+        head[places] = places[firsts][session]
+        order[places] = np.arange(len(places)) - firsts[session]
+        # The row before a session's first is the last of the session before, if it is the user's.
+        ended = np.concatenate(([-1], places[firsts[1:] - 1]))
+        previous[places] = np.where(ended >= owner[firsts], ended, -1)[session]
+    visit = (np.cumsum(head == every) - 1)[head]
+    return Visits(visit, order, time_ms[head], previous)
 
 
-def _order_in_visit(visit_key: IntArray, digital: BoolArray) -> IntArray:
-    """Place of each row among the rows of its visit, in row order."""
-    by_visit = np.argsort(visit_key, kind="stable")
-    keys = visit_key[by_visit]
-    run = np.arange(len(keys)) - np.searchsorted(keys, keys)
-    order = np.empty(len(keys), Int)
-    order[by_visit] = run
-    return order
+def dynamic_features(
+    rows: Rows, lengths: IntArray, found: Visits, wanted: IntArray | None = None
+) -> IntArray:
+    """F_d(t) of rows of concatenated histories, (rows, NUM_DYNAMIC) int64, registry order.
 
-
-def dynamic_features(rows: Rows, lengths: IntArray, found: Visits) -> IntArray:
-    """F_d(t) of every row of concatenated histories, (rows, NUM_DYNAMIC) int64, registry order."""
+    Of every row, or of those at the places `wanted`; what counts is always the whole history.
+    """
     total = len(rows)
-    out = np.zeros((total, len(DYNAMIC_FEATURES)), Int)
-    if not total:
-        return out
-    users = np.repeat(np.arange(len(lengths), dtype=Int), lengths)
-    shifted = rows["time_ms"].astype(Int) + users * _SHIFT_MS
+    at = np.arange(total, dtype=Int) if wanted is None else wanted
+    out = np.empty((len(DYNAMIC_FEATURES), len(at)), Int)
+    if not len(at):
+        return out.T
+    time_ms = rows["time_ms"].astype(Int)
+    floor = np.repeat(np.arange(len(lengths), dtype=Int) * _SHIFT_MS, lengths)
+    shifted = time_ms + floor
+    starts = user_starts(lengths)
     # Rows of one timestamp share F_d: it is a function of the instant, not of the place.
-    upto = np.searchsorted(shifted, shifted, side="right")
-    action, cents = rows["action"], rows["cents"].astype(Int)
+    begin, end = _runs(shifted)
+    day, _ = _runs(nightly_cutoff_ms(time_ms) + floor)
+    session = np.where(found.previous >= 0, end[found.previous], starts)
+    tallies, flags = _tallies(rows)
+    begin, end, now, user = begin[at], end[at], shifted[at], starts[at]
+    upto = tallies.take(end, axis=1)
+
+    sizes = np.array([*WINDOWS_MS.values()], Int)[:, None]
+    windows = np.maximum(np.searchsorted(shifted, now - sizes, side="right"), user)
+    for name, start in zip((*WINDOWS_MS, "day"), (*windows, day[at]), strict=True):
+        place = _COLUMN[f"impressions_count_{name}"]
+        np.subtract(upto[:4], tallies[:4].take(start, axis=1), out=out[place : place + 4])
+    place = _COLUMN[f"spend_{CATEGORIES[1]}_sum_day"]
+    np.subtract(upto[5:], tallies[5:].take(day[at], axis=1), out=out[place : place + len(upto) - 5])
+    place = _COLUMN["purchases_count_since_session"]
+    out[place : place + 3] = upto[2:5] - tallies[2:5].take(session[at], axis=1)
+
+    place = _COLUMN["click_recency"]
+    recency = out[place : place + 5]
+    last_seen = np.maximum.accumulate(np.where(flags, shifted, -1), axis=1)
+    last_seen.take(end - 1, axis=1, out=recency[:4])
+    recency[4] = np.where(begin > 0, shifted[begin - 1], -1)
+    never = recency < floor[at]
+    np.subtract(now, recency, out=recency)
+    recency[never] = -1
+    out[_COLUMN["session_interactions_count"]] = found.order[at] + 1
+    out[_COLUMN["session_age"]] = time_ms[at] - found.start_ms[at]
+    return out.T
+
+
+def _tallies(rows: Rows) -> tuple[IntArray, BoolArray]:
+    """Running sums with a leading zero, (5 + categories, rows + 1), and flags of recencies, (4, rows).
+
+    Sums: impressions, clicks, purchases, cents spent, contacts, then cents spent by category.
+    Flags: click, purchase, login, contact.
+    """
+    action = np.ascontiguousarray(rows["action"])
     is_purchase = action == _PURCHASE
     is_contact = (action == _CONTACTS[0]) | (action == _CONTACTS[1])
-    sums = _running(
-        [action == _IMPRESSION, action == _CLICK, is_purchase, is_contact, cents * is_purchase]
-    )
-    cutoff = nightly_cutoff_ms(rows["time_ms"].astype(Int)) + users * _SHIFT_MS
-    since = {name: shifted - size for name, size in WINDOWS_MS.items()} | {"day": cutoff - 1}
-    for name, after in since.items():
-        start = np.searchsorted(shifted, np.maximum(after, users * _SHIFT_MS - 1), side="right")
-        count = sums[:, upto] - sums[:, start]
-        place = _COLUMN[f"impressions_count_{name}"]
-        out[:, place : place + 4] = count[[0, 1, 2, 4]].T
-        day_start = start
-    by_category = _running(
-        [(rows["category"] == c) * cents * is_purchase for c in range(1, len(CATEGORIES))]
-    )
-    place = _COLUMN[f"spend_{CATEGORIES[1]}_sum_day"]
-    out[:, place : place + len(CATEGORIES) - 1] = (
-        by_category[:, upto] - by_category[:, day_start]
-    ).T
-    start = np.searchsorted(shifted, found.previous_end_ms, side="right")
-    place = _COLUMN["purchases_count_since_session"]
-    out[:, place : place + 3] = (sums[:, upto] - sums[:, start])[[2, 4, 3]].T
-    firsts = user_starts(lengths)
-    for name, flag in (
-        ("click", action == _CLICK),
-        ("purchase", is_purchase),
-        ("login", action == _LOGIN),
-        ("contact", is_contact),
-    ):
-        out[:, _COLUMN[f"{name}_recency"]] = _recency(flag, shifted, upto - 1, firsts)
-    earlier = np.searchsorted(shifted, shifted, side="left") - 1
-    out[:, _COLUMN["touch_recency"]] = _recency(np.ones(total, bool), shifted, earlier, firsts)
-    out[:, _COLUMN["session_interactions_count"]] = found.order + 1
-    out[:, _COLUMN["session_age"]] = rows["time_ms"] - found.start_ms
-    return out
+    flags = np.stack((action == _CLICK, is_purchase, action == _LOGIN, is_contact))
+    sums = np.zeros((4 + len(CATEGORIES), len(rows) + 1), Int)
+    each = sums[:, 1:]
+    each[0] = action == _IMPRESSION
+    each[1], each[2], each[4] = flags[0], is_purchase, is_contact
+    bought = np.flatnonzero(is_purchase)
+    cents, category = rows["cents"][bought], rows["category"][bought]
+    each[3, bought] = cents
+    known = category > 0
+    each[4 + category[known], bought[known]] = cents[known]
+    np.cumsum(each, axis=1, out=each)
+    return sums, flags
 
 
-def _running(columns: list[npt.NDArray[np.generic]]) -> IntArray:
-    """Running sums with a leading zero, (columns, rows + 1)."""
-    stacked = np.stack([np.asarray(column, Int) for column in columns])
-    out = np.zeros((stacked.shape[0], stacked.shape[1] + 1), Int)
-    np.cumsum(stacked, axis=1, out=out[:, 1:])
-    return out
-
-
-def _recency(flag: BoolArray, shifted: IntArray, last: IntArray, firsts: IntArray) -> IntArray:
-    """Milliseconds from the last flagged row at or before place `last` to each row; -1 if none."""
-    marked = np.maximum.accumulate(np.where(flag, np.arange(len(flag), dtype=Int), -1))
-    place = np.where(last >= 0, marked[np.maximum(last, 0)], -1)
-    known = place >= firsts
-    return np.where(known, shifted - shifted[np.maximum(place, 0)], -1)
+def _runs(values: IntArray) -> tuple[IntArray, IntArray]:
+    """First place of each row's run of equal values, and the place behind its last."""
+    opens = np.ones(len(values), bool)
+    np.not_equal(values[1:], values[:-1], out=opens[1:])
+    firsts = np.flatnonzero(opens)
+    run = np.cumsum(opens) - 1
+    return firsts[run], np.concatenate((firsts[1:], [len(values)]))[run]

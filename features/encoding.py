@@ -22,7 +22,7 @@ import numpy as np
 import numpy.typing as npt
 
 from features.dynamic import dynamic_features, visits
-from features.history import WINDOW, Rows
+from features.history import ROW, WINDOW, Rows
 from features.records import SlateRequest
 from features.spec import CONTEXT_WIDTH, ENROLLMENTS, FM_WIDTH, NUM_DYNAMIC, NUM_STATIC
 from features.vocabulary import code, fingerprint
@@ -51,6 +51,14 @@ REQUEST_COLUMNS: Final = (
 )
 BUCKETS: Final = (16, 32, 64, WINDOW)
 
+# Where the token columns stand in a ROW: open names as 32-bit words, closed names as bytes.
+_OFFSETS: Final = {name: field[1] for name, field in (ROW.fields or {}).items()}
+_OPEN, _OPEN_WORDS = slice(0, 5), slice(_OFFSETS["item"] // 4, _OFFSETS["layout"] // 4 + 1)
+_CLOSED, _CLOSED_BYTES = slice(5, 9), slice(_OFFSETS["action"], _OFFSETS["position"] + 1)
+_BYTES: Final = np.dtype((np.void, ROW.itemsize))
+_USERS_AT_ONCE: Final = 16  # whose arrays stay in a processor's cache
+_HALF_SCALE: Final = np.float32(2.0**-112)
+
 
 class HistoryArrays(NamedTuple):
     """Encoded histories of a batch; see the module for shapes."""
@@ -71,7 +79,17 @@ class EncodedHistories(NamedTuple):
 def squash(features: npt.NDArray[np.int64]) -> npt.NDArray[np.float16]:
     """Signed log: sign(x) * log(1 + |x|); every count, cent and millisecond fits a float16."""
     values = features.astype(np.float32)
-    return (np.sign(values) * np.log1p(np.abs(values))).astype(np.float16)
+    signs = (values.view(np.uint32) >> 16) & 0x8000
+    np.log1p(np.abs(values, out=values), out=values)
+    # To the nearest half by hand, several times as fast as `astype` where a processor has no
+    # instruction for it: scaling by 2^-112 puts the exponent where a half has it, then 13 bits
+    # are rounded away, ties to even.
+    values *= _HALF_SCALE
+    bits = values.view(np.uint32)
+    bits += ((bits >> 13) & 1) + 0x0FFF
+    bits >>= 13
+    bits |= signs
+    return bits.astype(np.uint16).view(np.float16)
 
 
 def bucket_of(length: int) -> int:
@@ -89,7 +107,6 @@ def encode_histories(histories: Sequence[Rows], bucket: int | None = None) -> En
     F_d is computed over the whole retained history, then cut to the window.
     """
     lengths = np.array([len(rows) for rows in histories], np.int64)
-    rows = np.concatenate(histories) if len(histories) else np.empty(0)
     longest = int(min(lengths.max(initial=0), WINDOW))
     size = bucket_of(longest) if bucket is None else bucket
     if size < longest:
@@ -102,25 +119,55 @@ def encode_histories(histories: Sequence[Rows], bucket: int | None = None) -> En
         np.full((batch, size), -1, np.int32),
     )
     latest = np.zeros((batch, NUM_DYNAMIC), np.int64)
-    if not lengths.sum():
-        return EncodedHistories(arrays, latest)
-    found = visits(rows, lengths)
-    dynamic = dynamic_features(rows, lengths, found)
-    ends = np.cumsum(lengths)
-    users = np.repeat(np.arange(batch), lengths)
-    from_end = ends[users] - np.arange(len(rows))  # 1 for the newest row
-    kept = from_end <= WINDOW
-    at = (users[kept], size - from_end[kept])
-    columns = [rows[name][kept].astype(np.int32) for name in TOKEN_COLUMNS[:-1]]
-    arrays.tokens_BTC[at] = np.stack([*columns, found.order[kept].astype(np.int32)], axis=1)
-    arrays.times_BT[at] = rows["time_ms"][kept]
-    arrays.dynamic_BTF[at] = squash(dynamic[kept])
-    first_visit = np.full(batch, len(rows), np.int64)
-    np.minimum.at(first_visit, users[kept], found.visit[kept])
-    arrays.visits_BT[at] = (found.visit[kept] - first_visit[users[kept]]).astype(np.int32)
-    present = lengths > 0
-    latest[present] = dynamic[ends[present] - 1]
+    for start in range(0, batch, _USERS_AT_ONCE):
+        part = slice(start, start + _USERS_AT_ONCE)
+        if lengths[part].any():
+            views = HistoryArrays(
+                arrays.tokens_BTC[part],
+                arrays.times_BT[part],
+                arrays.dynamic_BTF[part],
+                arrays.visits_BT[part],
+            )
+            latest[part] = _encode_part(histories[part], lengths[part], views)
     return EncodedHistories(arrays, latest)
+
+
+def _encode_part(
+    histories: Sequence[Rows], lengths: npt.NDArray[np.int64], arrays: HistoryArrays
+) -> npt.NDArray[np.int64]:
+    """Fill the arrays of a few users; their latest F_d, (B, NUM_DYNAMIC)."""
+    rows = _concatenated(histories)
+    found = visits(rows, lengths)
+    window = np.minimum(lengths, WINDOW)
+    ends = np.cumsum(window)
+    present = np.flatnonzero(lengths)
+    user = np.repeat(np.arange(len(lengths)), window)
+    from_end = ends[user] - np.arange(len(user))  # 1 for the newest row
+    kept = np.cumsum(lengths)[user] - from_end
+    at = (user + 1) * arrays.times_BT.shape[1] - from_end
+
+    words = rows.view(np.int32).reshape(len(rows), -1).take(kept, axis=0)
+    tokens = np.empty((len(kept), len(TOKEN_COLUMNS)), np.int32)
+    tokens[:, _OPEN] = words[:, _OPEN_WORDS]
+    tokens[:, _CLOSED] = words.view(np.uint8)[:, _CLOSED_BYTES]
+    tokens[:, -1] = found.order[kept]
+    arrays.tokens_BTC.reshape(-1, len(TOKEN_COLUMNS))[at] = tokens
+    arrays.times_BT.reshape(-1)[at] = rows["time_ms"][kept]
+    dynamic = dynamic_features(rows, lengths, found, kept)
+    arrays.dynamic_BTF.reshape(-1, NUM_DYNAMIC)[at] = squash(dynamic)
+    visit = found.visit[kept]
+    first_visit = np.zeros(len(lengths), np.int64)
+    first_visit[present] = np.minimum.reduceat(visit, (ends - window)[present])
+    arrays.visits_BT.reshape(-1)[at] = visit - first_visit[user]
+
+    latest = np.zeros((len(lengths), NUM_DYNAMIC), np.int64)
+    latest[present] = dynamic[ends[present] - 1]
+    return latest
+
+
+def _concatenated(histories: Sequence[Rows]) -> Rows:
+    # As plain bytes: NumPy copies records of fields field by field, twenty times as slow.
+    return np.concatenate([np.ascontiguousarray(h).view(_BYTES) for h in histories]).view(ROW)
 
 
 def encode_static(

@@ -39,16 +39,30 @@ ROW: Final = np.dtype(
 )
 Rows: TypeAlias = npt.NDArray[np.void]
 
+_IDENTITY: Final = ("time_ms", "event", "source")
+_TIE_BREAK: Final = (*_IDENTITY, *(name for name in ROW.names or () if name not in _IDENTITY))
+
 EMPTY: Final[Rows] = np.empty(0, ROW)
 
 
 def ordered(rows: Rows) -> Rows:
-    """Rows sorted by (time, event fingerprint), each event once."""
+    """Rows sorted by (time, event fingerprint), each event once.
+
+    An id names an event within its source. Should it come twice with other content, the smaller
+    row stays, whichever came first.
+    """
     if len(rows) < 2:
         return rows
     rows = rows[np.lexsort((rows["event"], rows["time_ms"]))]
-    same = (rows["time_ms"][1:] == rows["time_ms"][:-1]) & (rows["event"][1:] == rows["event"][:-1])
-    return rows[np.concatenate(([True], ~same))] if same.any() else rows
+    tied = (rows["time_ms"][1:] == rows["time_ms"][:-1]) & (rows["event"][1:] == rows["event"][:-1])
+    if not tied.any():
+        return rows
+    rows = rows[np.lexsort([rows[name] for name in reversed(_TIE_BREAK)])]
+    first = np.ones(len(rows), bool)
+    for name in _IDENTITY:
+        first[1:] &= rows[name][1:] == rows[name][:-1]
+    first[1:] = ~first[1:]
+    return rows[first]
 
 
 def bounded(rows: Rows) -> Rows:

@@ -25,7 +25,7 @@ never leave the two apart; the store compares bytes 8..16 before it takes a writ
 
 import struct
 from dataclasses import dataclass, field, replace
-from typing import Final
+from typing import Any, Final
 
 import numpy as np
 import numpy.typing as npt
@@ -177,9 +177,9 @@ def unpack(packed: bytes) -> UserState:
     head = read_header(packed)
     at = HEADER_BYTES
 
-    def section(dtype: npt.DTypeLike, count: int) -> npt.NDArray[np.generic]:
+    def section(dtype: npt.DTypeLike, count: int) -> npt.NDArray[Any]:
         nonlocal at
-        found = np.frombuffer(packed, dtype, count, at)
+        found: npt.NDArray[Any] = np.frombuffer(packed, dtype, count, at)
         at += found.nbytes
         return found
 

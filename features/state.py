@@ -85,7 +85,9 @@ def with_nightly(state: UserState, nightly: Nightly | None) -> UserState:
     """The state with the context of the last night; None leaves what it has."""
     if nightly is None:
         return state
-    owned = sum(1 << ENROLLMENTS.index(name) for name in nightly.enrollments if name in ENROLLMENTS)
+    owned = sum(
+        1 << ENROLLMENTS.index(name) for name in set(nightly.enrollments) if name in ENROLLMENTS
+    )
     static = encode_static(nightly.enrollments, nightly.tenure_days, nightly.tenure_bank_days)
     return replace(
         state,

@@ -119,10 +119,10 @@ class Vocabulary:
     def extended(self, names: Mapping[str, Iterable[str]], items: Iterable[str]) -> "Vocabulary":
         """The same vocabulary with new names (and scored items) appended; old rows keep theirs."""
         grown = {
-            field: old + tuple(n for n in dict.fromkeys(names.get(field, ())) if n not in old)
+            field: tuple(dict.fromkeys((*old, *(name for name in names.get(field, ()) if name))))
             for field, old in self.names.items()
         }
-        return Vocabulary(grown, self.items + tuple(i for i in items if i not in self.items))
+        return Vocabulary(grown, tuple(dict.fromkeys((*self.items, *items))))
 
     @classmethod
     def build(cls, names: Mapping[str, Iterable[str]], items: Iterable[str]) -> "Vocabulary":

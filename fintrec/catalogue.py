@@ -58,7 +58,7 @@ class Catalogue:
 
     def places(self, product: str, wanted: Sequence[str] | None) -> IntArray:
         """Places of a surface's candidates in id order; only `wanted` ones where given."""
-        chosen = range(len(self.items))
+        chosen: Sequence[int] = range(len(self.items))
         if wanted is not None:
             chosen = sorted({self.place_of[i] for i in wanted if i in self.place_of})
         shown = [

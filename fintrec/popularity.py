@@ -6,7 +6,7 @@ training decisions and shrunk: an item towards its content type, a content type 
 Shapes: M decisions, P positions, K items
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any, Final
 
@@ -14,7 +14,7 @@ import numpy as np
 import numpy.typing as npt
 
 if TYPE_CHECKING:
-    from fintrec.datasets import Decisions
+    from fintrec.datasets import TrainingSet
 
 PRIOR_WEIGHT: Final = 100.0  # impressions (or pages) that the prior counts for
 ANY_TYPE: Final = ""
@@ -52,15 +52,17 @@ class Popularity:
         )
 
 
-def measure(decisions: "Decisions", content_types: Sequence[str]) -> Popularity:
-    """Base rates of the K items whose content types are given, in item order."""
-    num_items = len(content_types)
+def measure(data: "TrainingSet") -> Popularity:
+    """Base rates of the training decisions; a conversion label counts where it is complete."""
+    from fintrec.datasets import label_known
+
+    decisions, num_items = data.train, len(data.items)
     shown = decisions.shown >= 0
     impressions = np.bincount(decisions.shown[shown], minlength=num_items)
     clicks = np.bincount(decisions.shown[shown & decisions.clicked], minlength=num_items)
     conversions = np.bincount(decisions.converted_items, minlength=num_items)
-    pages = np.full(num_items, len(decisions.user))
-    kinds = np.array(content_types)
+    pages = label_known(data, decisions).sum(axis=0)
+    kinds = np.array(data.content_types)
     ctr, prior_ctr = _shrunk(clicks, impressions, kinds)
     cvr, prior_cvr = _shrunk(conversions, pages, kinds)
     return Popularity(ctr, cvr, prior_ctr, prior_cvr)

@@ -6,7 +6,7 @@ same road slowly: logits -> calibration -> eq. 1 -> eligibility -> order -> byte
 
 import base64
 import hashlib
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any, Final
@@ -40,63 +40,71 @@ def slate_id(request: SlateRequest) -> str:
     return hashlib.blake2b(text.encode(), digest_size=16).hexdigest()
 
 
+@dataclass(frozen=True, slots=True)
+class Admission:
+    """Who was admitted and who was not, as JSON: one pattern of reasons of one candidate set.
+
+    `slate` is the slate's list of suppressed candidates, `audit` what the audit record says of all
+    candidates, `priors` the priors of the admitted ones.
+    """
+
+    slate: orjson.Fragment
+    audit: orjson.Fragment
+    priors: orjson.Fragment
+
+
 @dataclass(frozen=True)
 class CandidateSet:
-    """Candidates of a surface with the parts of the records that do not change by request."""
+    """Candidates of a surface; few patterns of reasons are common, so their JSON is kept."""
 
     candidates: Candidates
     extra_suppressed: tuple[tuple[str, str], ...] = ()  # asked for, but no candidates at all
     made_of: tuple[object, ...] = ()
-    _suppressed: dict[bytes, orjson.Fragment] = field(default_factory=dict)
+    _admissions: dict[bytes, Admission] = field(default_factory=dict)
 
-    _MAX_CACHED = 4096
-
-    @cached_property
-    def audit_fragment(self) -> orjson.Fragment:
-        """What the audit record says of the candidates."""
-        c = self.candidates
-        return orjson.Fragment(
-            orjson.dumps(
-                {
-                    "item_ids": c.item_ids,
-                    "columns": c.column_M,
-                    "value_usd": c.value_usd_M,
-                    "urgency": c.urgency_M,
-                    "pinned": {
-                        c.item_ids[i]: int(c.pinned_M[i]) for i in np.flatnonzero(c.pinned_M)
-                    },
-                    "extra_suppressed": self.extra_suppressed,
-                },
-                option=_JSON,
-            )
-        )
-
-    @cached_property
-    def priors_fragment(self) -> orjson.Fragment:
-        """Priors of the candidates, for records in which some were used."""
-        priors = {"pctr": self.candidates.prior_pctr_M, "pcvr": self.candidates.prior_pcvr_M}
-        return orjson.Fragment(orjson.dumps(priors, option=_JSON))
+    _MAX_CACHED = 1024
 
     @cached_property
     def has_unknown_items(self) -> bool:
         """Some candidate is not known to the model."""
         return bool((self.candidates.column_M == NO_COLUMN).any())
 
-    def suppressed(self, reasons_M: npt.NDArray[np.uint8]) -> orjson.Fragment:
-        """JSON of the suppressed candidates; few patterns are common, so they are kept."""
+    def admission(self, reasons_M: npt.NDArray[np.uint8]) -> Admission:
+        """The JSON of a pattern of reason codes."""
         key = reasons_M.tobytes()
-        found = self._suppressed.get(key)
+        found = self._admissions.get(key)
         if found is None:
-            found = orjson.Fragment(orjson.dumps(self.suppressed_items(reasons_M)))
-            if len(self._suppressed) < self._MAX_CACHED:
-                self._suppressed[key] = found
+            found = self._admit(reasons_M)
+            if len(self._admissions) < self._MAX_CACHED:
+                self._admissions[key] = found
         return found
 
-    def suppressed_items(self, reasons_M: npt.NDArray[np.uint8]) -> list[dict[str, str]]:
-        """Suppressed candidates with their reasons, then what was no candidate."""
-        ids = self.candidates.item_ids
-        refused = [(ids[i], REASONS[reasons_M[i]]) for i in np.flatnonzero(reasons_M)]
-        return [{"item_id": i, "reason": r} for i, r in (*refused, *self.extra_suppressed)]
+    def _admit(self, reasons_M: npt.NDArray[np.uint8]) -> Admission:
+        c = self.candidates
+        eligible, refused = np.flatnonzero(reasons_M == 0), np.flatnonzero(reasons_M)
+        pairs = [(c.item_ids[i], REASONS[reasons_M[i]]) for i in refused]
+        audit = {
+            "item_ids": [c.item_ids[i] for i in eligible],
+            "columns": c.column_M[eligible],
+            "value_usd": c.value_usd_M[eligible],
+            "urgency": c.urgency_M[eligible],
+            "pinned": {c.item_ids[i]: int(c.pinned_M[i]) for i in eligible if c.pinned_M[i]},
+            "suppressed": {
+                "item_ids": [c.item_ids[i] for i in refused],
+                "reasons": reasons_M[refused],
+            },
+            "extra_suppressed": self.extra_suppressed,
+        }
+        priors = {"pctr": c.prior_pctr_M[eligible], "pcvr": c.prior_pcvr_M[eligible]}
+        return Admission(
+            orjson.Fragment(orjson.dumps(_suppressed([*pairs, *self.extra_suppressed]))),
+            orjson.Fragment(orjson.dumps(audit, option=_JSON)),
+            orjson.Fragment(orjson.dumps(priors, option=_JSON)),
+        )
+
+
+def _suppressed(pairs: Iterable[tuple[str, str]]) -> list[dict[str, str]]:
+    return [{"item_id": item, "reason": reason} for item, reason in pairs]
 
 
 @dataclass(slots=True)
@@ -135,7 +143,7 @@ def slate_bytes(decision: Decision) -> bytes:
                 zip(decision.places, _columns(decision, candidates), strict=True), start=1
             )
         ],
-        decision.candidate_set.suppressed(decision.reasons_M),
+        decision.candidate_set.admission(decision.reasons_M).slate,
         _policy_of(decision.policy),
         decision.models,
         decision.feature_ages_ms,
@@ -227,6 +235,7 @@ def _slate_json(
 def audit_bytes(decision: Decision, slate: bytes) -> bytes:
     """The audit record of a slate (docs/wire_format.md); `replay` is its reader."""
     logits = decision.logits
+    admission = decision.candidate_set.admission(decision.reasons_M)
     uses_priors = logits is None or decision.candidate_set.has_unknown_items
     return orjson.dumps(
         {
@@ -241,13 +250,12 @@ def audit_bytes(decision: Decision, slate: bytes) -> bytes:
             "models": decision.models,
             **decision.evidence,
             "logits_base64": None if logits is None else base64.b64encode(logits.data).decode(),
-            "candidates": decision.candidate_set.audit_fragment,
-            "priors": decision.candidate_set.priors_fragment if uses_priors else None,
-            "reasons": decision.reasons_M.tolist(),
+            "candidates": admission.audit,
+            "priors": admission.priors if uses_priors else None,
             "explore": {},
             "feature_ages_ms": decision.feature_ages_ms,
             "latency_ms": decision.latency_ms,
-            "slate": orjson.Fragment(slate),
+            "slate_sha256": hashlib.sha256(slate).hexdigest(),
         }
     )
 
@@ -261,16 +269,16 @@ def replay(record: bytes) -> bytes:
     if audit.get("audit_version") != AUDIT_VERSION:
         raise ValueError(f"audit_version={audit.get('audit_version')}, expected {AUDIT_VERSION}")
     request = _request_of(audit["request"])
-    ids, columns = audit["candidates"]["item_ids"], audit["candidates"]["columns"]
-    value_usd = np.array(audit["candidates"]["value_usd"], np.float64)
-    urgency = np.array(audit["candidates"]["urgency"], np.float64)
+    admitted = audit["candidates"]
+    ids, columns = admitted["item_ids"], admitted["columns"]
+    value_usd = np.array(admitted["value_usd"], np.float64)
+    urgency = np.array(admitted["urgency"], np.float64)
     pctr, pcvr = _probabilities(audit, columns)
     policy = RankingPolicy(**audit["policy"])
-    reasons = np.array(audit["reasons"], np.uint8)
     scores = ranking_scores(policy, pctr[None], pcvr[None], value_usd, urgency)
-    pinned = np.array([audit["candidates"]["pinned"].get(i, 0) for i in ids], np.int64)
-    ranked, count = order(scores, (reasons == 0)[None], pinned)
-    chosen = ranked[0, : min(int(count[0]), request.size)].tolist()
+    pinned = np.array([admitted["pinned"].get(i, 0) for i in ids], np.int64)
+    ranked, _ = order(scores, np.ones((1, len(ids)), bool), pinned)
+    chosen = ranked[0, : request.size].tolist()
     items = [
         _item(
             ids[place],
@@ -284,13 +292,16 @@ def replay(record: bytes) -> bytes:
         )
         for position, place in enumerate(chosen, start=1)
     ]
-    refused = [(ids[i], REASONS[reasons[i]]) for i in np.flatnonzero(reasons)]
-    extra = [tuple(pair) for pair in audit["candidates"]["extra_suppressed"]]
+    refused = [
+        (item, REASONS[reason])
+        for item, reason in zip(*admitted["suppressed"].values(), strict=True)
+    ]
+    extra = [(item, reason) for item, reason in admitted["extra_suppressed"]]
     return _slate_json(
         request,
         audit["tier"],
         items,
-        [{"item_id": i, "reason": r} for i, r in (*refused, *extra)],
+        _suppressed([*refused, *extra]),
         _policy_of(policy),
         audit["models"],
         audit["feature_ages_ms"],

@@ -17,9 +17,11 @@ import numpy.typing as npt
 import pyarrow as pa
 
 from features.categories import CATEGORIES
+from features.consent import Verdict, verdict, with_consent
 from features.history import Rows
+from features.packed import CONSENT
+from features.records import MARKETING, Consent
 from features.rows import (
-    Coded,
     ConversionColumns,
     InteractionColumns,
     TransactionColumns,
@@ -35,10 +37,12 @@ IntArray = npt.NDArray[np.int64]
 BoolArray = npt.NDArray[np.bool_]
 
 CLICK_WINDOW_MS: Final = 30 * MINUTE_MS  # a click belongs to an impression at most this old
+FOREVER_MS: Final = 1 << 60  # an opt-out never grows stale
 _AXIS_MS: Final = 1 << 43  # one owner's share of a common time axis, more than any event time
 _IMPRESSION, _CLICK, _CONVERSION = (
     code("action", name) for name in ("impression", "click", "conversion")
 )
+_OPTED_OUT: Final = MARKETING.index("opted_out")
 _PAGE_FIELDS: Final = ("product", "page", "placement", "layout")
 _REQUEST_FIELDS: Final = (*_PAGE_FIELDS, "channel", "device")
 
@@ -67,7 +71,8 @@ class Timeline:
     """All rows of a log, ordered by user, time and event.
 
     `first_row` and `lengths` say where a user's rows lie; `first_seen_ms[field][name]` when an
-    open name first occurred; consent intervals are `opted_out_*`, disjoint, by user and start.
+    open name first occurred; `decided_axis` instants (see
+    `on_axis`) from which `decided_opt_out` holds.
     """
 
     users: tuple[str, ...]
@@ -297,50 +302,64 @@ def _first_seen(tables: dict[str, pa.Table]) -> dict[str, dict[str, int]]:
 
 
 def _decisions_on_consent(table: pa.Table, place: dict[str, int]) -> tuple[IntArray, BoolArray]:
-    """Since when each decision is the one in force, on the axis, and whether it opted out.
-
-    In force is a user's newest decision (by event time) that has taken effect.
-    """
+    """Instants, on the axis, from which a user is opted out or not, in order."""
     owner = logs.coded(table, "user_id").mapped(place.__getitem__)
     told = logs.integers(table, "event_time_ms")
-    effective = np.maximum(told, logs.integers(table, "effective_from_ms"))
-    opts_out = logs.coded(table, "marketing").mapped(lambda name: int(name == "opted_out"))
-    order = np.lexsort((effective, told, owner))
-    axis = on_axis(owner[order], effective[order])
-    # A decision that takes effect after a later one did is never in force.
-    later = np.minimum.accumulate(axis[::-1])[::-1]
-    is_used = np.ones(len(axis), bool)
-    is_used[:-1] = axis[:-1] < later[1:]
-    return axis[is_used], opts_out[order][is_used].astype(bool)
+    effective = logs.integers(table, "effective_from_ms")
+    choices = logs.coded(table, "marketing")
+    unknown = sorted(set(choices.names) - set(MARKETING))
+    if unknown:
+        raise logs.LogError(
+            f"{logs.CONSENTS}: column 'marketing' holds {unknown[:3]}, expected {MARKETING}"
+        )
+    marketing = choices.mapped(MARKETING.index)
+    counts = np.bincount(owner, minlength=len(place))
+    single = np.flatnonzero(counts[owner] == 1)
+    changes = [on_axis(owner[single], np.maximum(told, effective)[single])]
+    opted_out = [marketing[single] == _OPTED_OUT]
+    several = np.flatnonzero(counts[owner] > 1)
+    several = several[np.lexsort((told[several], owner[several]))]
+    for rows in np.split(several, np.flatnonzero(np.diff(owner[several])) + 1):
+        instants = np.unique(np.concatenate((told[rows], effective[rows])))
+        known = [_verdict_at(t, told[rows], effective[rows], marketing[rows]) for t in instants]
+        changes.append(on_axis(owner[rows][:1].repeat(len(instants)), instants))
+        opted_out.append(np.array(known, bool))
+    axis, out = np.concatenate(changes), np.concatenate(opted_out)
+    order = np.argsort(axis, kind="stable")
+    return axis[order], out[order]
 
 
-def _event_columns(table: pa.Table) -> dict[str, Any]:
+def _verdict_at(now_ms: int, told: IntArray, effective: IntArray, marketing: IntArray) -> bool:
+    """Whether a worker that has seen every decision up to an instant takes the user as opted out."""
+    seen = np.empty(0, CONSENT)
+    for place in np.flatnonzero(told <= now_ms):
+        record = Consent(
+            user_id="-",
+            event_time_ms=int(told[place]),
+            marketing=MARKETING[marketing[place]],
+            effective_from_ms=int(effective[place]),
+        )
+        seen = with_consent(seen, record)
+    return verdict(seen, int(now_ms), FOREVER_MS) is Verdict.OPTED_OUT
+
+
+def _columns(table: pa.Table, coded: Sequence[str], numbers: Sequence[str]) -> dict[str, Any]:
     return {
         "event_id": table["event_id"].to_pylist(),
-        "event_time_ms": logs.integers(table, "event_time_ms"),
+        **{name: logs.coded(table, name) for name in coded},
+        **{name: table[name].to_numpy() for name in ("event_time_ms", *numbers)},
     }
-
-
-def _coded_columns(table: pa.Table, names: Sequence[str]) -> dict[str, Coded]:
-    return {name: logs.coded(table, name) for name in names}
 
 
 def _interactions(table: pa.Table) -> InteractionColumns:
     names = ("action", *_REQUEST_FIELDS, "item_id")
-    return InteractionColumns(
-        **_event_columns(table),
-        **_coded_columns(table, names),
-        position=logs.integers(table, "position"),
-    )
+    return InteractionColumns(**_columns(table, names, ("position",)))
 
 
 def _transactions(table: pa.Table) -> TransactionColumns:
-    return TransactionColumns(
-        **_event_columns(table),
-        **_coded_columns(table, ("kind", "mcc", "account", "channel")),
-        amount_usd=table["amount_usd"].to_numpy(),
-    )
+    names = ("kind", "mcc", "account", "channel")
+    return TransactionColumns(**_columns(table, names, ("amount_usd",)))
 
 
 def _conversions(table: pa.Table) -> ConversionColumns:
-    return ConversionColumns(**_event_columns(table), item_id=logs.coded(table, "item_id"))
+    return ConversionColumns(**_columns(table, ("item_id",), ()))

@@ -21,6 +21,7 @@ VERBS: dict[str, tuple[str, str]] = {
     "publish": ("streams.commands.publish:publish", "Publish events to Kafka."),
     "train": ("fintrec.commands.train:train", "Train the pCTR and pCVR models."),
     "export": ("streams.commands.export:export", "Write trained models for Triton."),
+    "nightly": ("streams.commands.nightly:nightly", "Load a night's batch features into Feast."),
     "worker": ("streams.commands.worker:worker", "Run an ingest or scoring worker."),
     "request": ("streams.commands.request:request", "Ask for a user's slate and print it."),
     "tail": ("streams.commands.tail:tail", "Follow a Kafka topic."),

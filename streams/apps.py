@@ -5,8 +5,9 @@ import logging
 import faust
 
 from features.clock import SystemClock
+from streams.answered import AnsweredRequests
 from streams.clients import feast_connection_string
-from streams.feed import create_app
+from streams.feed import create_app, feed_group
 from streams.ingest import Ingest
 from streams.metrics import serve
 from streams.model_versions import ModelVersions
@@ -51,6 +52,7 @@ def score_app(settings: Settings) -> faust.App:
         ModelVersions(triton, settings.model_repository),
         Producer(settings),
         ReferenceData(settings),
+        AnsweredRequests(settings, feed_group(Scoring.name)),
     )
     return create_app(work, settings)
 

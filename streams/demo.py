@@ -7,20 +7,27 @@ import subprocess
 import sys
 import time
 import uuid
-from collections.abc import Callable, Mapping
-from concurrent.futures import Future, ThreadPoolExecutor
+from collections.abc import Callable, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
-from features.clock import Clock
+from kafka import KafkaProducer
+
+from features.clock import Clock, SystemClock
 from features.errors import FintrecError
-from features.records import Interaction, Record, SlateRequest, Transaction
+from features.records import Interaction, Record, SlateRequest, Transaction, entity_of
+from features.spec import USER_INTRADAY
+from fintrec import logs
+from streams.apps import state_store
+from streams.clients import kafka_python_config
 from streams.local_stack.stack import LocalStack, log_tail
 from streams.settings import Settings
-from streams.topics import CLICKSTREAM, TRANSACTIONS
+from streams.topics import CLICKSTREAM, CONSENTS, TRANSACTIONS
+from streams.wire import encode
 
-SURFACE: Final = {
+SURFACE: Final[dict[str, Any]] = {
     "product": "mobile_home",
     "page": "home",
     "placement": "feed",
@@ -42,12 +49,12 @@ class Step:
 
 
 def steps(bank: Path, checkpoint: Path, size: str, minutes: float) -> tuple[Step, ...]:
-    """What stands between an empty folder and the first slate, `stack` apart."""
+    """What stands between an empty folder and the first slate, stack and workers apart."""
     return (
         Step("simulate", ("simulate", "--size", size, "--out", str(bank))),
         Step("topics", ("topics", "create"), ("stack",)),
-        Step("features", ("nightly", str(bank)), ("stack", "simulate")),
-        Step("publish", ("publish", str(bank), "--asap", "--days", "3"), ("topics", "simulate")),
+        Step("features", ("nightly", str(bank)), ("topics", "simulate")),
+        Step("publish", ("publish", str(bank), "--asap", "--days", "2"), ("topics", "simulate")),
         Step(
             "train",
             ("train", str(bank), "--out", str(checkpoint), "--minutes", f"{minutes:g}"),
@@ -66,24 +73,32 @@ class Runner:
         self._children: list[subprocess.Popen[bytes]] = []
         self._failed = False
 
-    def run(self, plan: tuple[Step, ...], first: Mapping[str, Callable[[], None]]) -> None:
-        """Run the plan; `first` are functions that are steps as well.
+    def run(self, plan: tuple[Step, ...], stack: LocalStack, start: Callable[[], None]) -> None:
+        """Start the stack and the workers and run the plan.
 
         Raises:
             FintrecError: a step failed, with the tail of its log.
         """
         futures: dict[str, Future[None]] = {}
-        with ThreadPoolExecutor(len(plan) + len(first)) as pool:
-            for name, function in first.items():
-                futures[name] = pool.submit(self._call, name, function)
+        with ThreadPoolExecutor(len(plan) + 2) as pool:
+            futures["stack"] = pool.submit(self._call, "stack", start, [])
             for step in plan:
                 before = [futures[name] for name in step.after]
                 futures[step.name] = pool.submit(self._process, step, before)
-            errors = [error for error in (f.exception() for f in futures.values()) if error]
+            before = [futures["topics"]]
+            workers = pool.submit(self._call, "workers", lambda: start_workers(stack), before)
+            futures["workers"] = workers
+            try:
+                wait(futures.values())
+            except BaseException:
+                self._end_children()  # Ctrl-C: do not wait for what nobody wants any more
+                raise
+        errors = [error for error in (f.exception() for f in futures.values()) if error]
         if errors:
             raise min(errors, key=lambda error: isinstance(error, _NotRun))
 
-    def _call(self, name: str, function: Callable[[], None]) -> None:
+    def _call(self, name: str, function: Callable[[], None], before: list[Future[None]]) -> None:
+        self._await(name, before)
         self._report(name, "running")
         try:
             function()
@@ -92,19 +107,25 @@ class Runner:
             raise
         self._report(name, "done")
 
+    def _await(self, name: str, before: list[Future[None]]) -> None:
+        for future in before:
+            if future.exception() is not None:
+                raise _NotRun(f"{name} was not run: a step before it failed")
+        if self._failed:
+            raise _NotRun(f"{name} was not run: another step failed")
+
     def _fail(self, name: str) -> None:
-        self._failed = True
         self._report(name, "failed")
+        self._end_children()
+
+    def _end_children(self) -> None:
+        self._failed = True
         for child in self._children:
             if child.poll() is None:
                 child.terminate()
 
     def _process(self, step: Step, before: list[Future[None]]) -> None:
-        for future in before:
-            if future.exception() is not None:
-                raise _NotRun(f"{step.name} was not run: a step before it failed")
-        if self._failed:
-            raise _NotRun(f"{step.name} was not run: another step failed")
+        self._await(step.name, before)
         self._report(step.name, "running")
         log = self._dir / "logs" / f"demo-{step.name}.log"
         with log.open("wb") as file:
@@ -138,14 +159,11 @@ def verb(argv: tuple[str, ...], stack_dir: Path) -> list[str]:
     ]
 
 
-def start_workers(stack: LocalStack, ingest: int = 1, score: int = 1) -> list[str]:
+def start_workers(stack: LocalStack, ingest: int = 1, score: int = 1) -> None:
     """Start workers as children of the stack, which ends them with itself."""
-    names = []
     for kind, number in (("ingest", ingest), ("score", score)):
         for index in range(1, number + 1):
             stack.start_worker(f"{kind}-{index}", verb(("worker", kind), stack.dir))
-            names.append(f"{kind}-{index}")
-    return names
 
 
 def slate_request(user_id: str, clock: Clock, size: int = 5) -> SlateRequest:
@@ -208,3 +226,57 @@ def wait_until(
             return found
         time.sleep(every_s)
     raise FintrecError(f"{what} did not happen within {timeout_s:g} s")
+
+
+def publish(settings: Settings, events: Sequence[tuple[str, Record]]) -> None:
+    """Publish events as any producer does, and wait until the brokers have them."""
+    producer = KafkaProducer(**kafka_python_config(settings), acks="all")
+    try:
+        sent = [
+            producer.send(topic, key=entity_of(event).encode(), value=encode(event))
+            for topic, event in events
+        ]
+        for future in sent:
+            future.get(timeout=10)
+    finally:
+        producer.close()
+
+
+def choose_user(settings: Settings, bank: Path) -> str:
+    """A user who said yes to marketing, has a state, and bought no travel today.
+
+    Raises:
+        FintrecError: nobody is left after a minute of events.
+    """
+    consents = logs.read_table(bank, CONSENTS).to_pylist()
+    granted = [row["user_id"] for row in consents if row["marketing"] == "granted"]
+    store = state_store(settings, 1000)
+
+    def find() -> str | None:
+        for start in range(0, len(granted), 200):
+            part = granted[start : start + 200]
+            rows = store.read_views(part, [USER_INTRADAY.name], SystemClock().now_ms())
+            for user, views in zip(part, rows, strict=True):
+                values = views[USER_INTRADAY.name].values
+                if values.get("clicks_count_24h") and not values.get("spend_travel_sum_day"):
+                    return user
+        return None
+
+    return str(wait_until("a user with clicks of the last day", find))
+
+
+def intraday(settings: Settings, user_id: str) -> dict[str, int]:
+    """The user's intraday features as Feast has them."""
+    store = state_store(settings, 1000)
+    (views,) = store.read_views([user_id], [USER_INTRADAY.name], SystemClock().now_ms())
+    values = views[USER_INTRADAY.name].values
+    return {name: int(str(values.get(name, 0))) for name in USER_INTRADAY.feature_names}
+
+
+def items_of_category(settings: Settings, category: str) -> list[str]:
+    """Items of a category that the demo's surface may show, by id."""
+    return sorted(
+        item.item_id
+        for item in logs.read_items(settings.stack_dir / "bank")
+        if item.category == category and SURFACE["product"] in (item.products or [""])
+    )

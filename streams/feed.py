@@ -21,6 +21,7 @@ import faust
 from aiokafka import AIOKafkaConsumer, ConsumerRebalanceListener, TopicPartition
 from aiokafka.coordinator.assignors.range import RangePartitionAssignor
 from aiokafka.errors import IllegalStateError, KafkaError
+from faust.app.base import BootStrategy
 
 from features.errors import Unavailable
 from streams.clients import aiokafka_config
@@ -61,12 +62,12 @@ class Work(Protocol):
         """Learn which partitions this worker owns from now on."""
 
 
-class _Boot(faust.App.BootStrategy):  # type: ignore[misc]
+class _Boot(BootStrategy):
     # `faust worker` turns the web server on in spite of `web_enabled=False`; no port is ours to open.
     enable_web = False
 
 
-class _App(faust.App):  # type: ignore[misc]
+class _App(faust.App):
     BootStrategy = _Boot
 
 
@@ -112,14 +113,25 @@ async def run_batch(work: Work, records: Sequence[Received]) -> None:
             return
 
 
+def app_id(name: str) -> str:
+    """Faust's id of the workers of a kind, and the consumer group of its own, idle consumer."""
+    return f"fintrec-{name}"
+
+
+def feed_group(name: str) -> str:
+    """Consumer group of the feeds of a kind."""
+    return f"{app_id(name)}-feed"
+
+
 def create_app(work: Work, settings: Settings) -> faust.App:
     """The Faust app of a worker: one channel, one agent on it, one service that feeds it."""
     app = _App(
-        f"fintrec-{work.name}",
+        app_id(work.name),
         broker=[f"kafka://{address}" for address in settings.kafka_bootstrap.split(",") if address]
         or None,
         broker_credentials=_credentials(settings),
         store="memory://",
+        datadir=settings.stack_dir / "faust",
         web_enabled=False,
         topic_allow_declare=False,
         topic_disable_leader=True,
@@ -129,7 +141,7 @@ def create_app(work: Work, settings: Settings) -> faust.App:
         broker_heartbeat_interval=settings.heartbeat_ms / 1000,
         broker_max_poll_interval=600.0,
     )
-    channel = app.channel(value_type=object)
+    channel: Any = app.channel()
 
     # Faust refuses to start without a source topic; the policies are quiet and change nothing here.
     @app.agent(
@@ -213,15 +225,19 @@ def watch(progress: Progress, name: str, limit_s: float, stopped: threading.Even
 class _Rebalance(ConsumerRebalanceListener):  # type: ignore[misc]
     """Waits for the batch under way and commits it before its partitions go to another worker."""
 
-    def __init__(self, settle: Callable[[], Awaitable[None]], work: Work) -> None:
+    def __init__(
+        self,
+        settle: Callable[[], Awaitable[None]],
+        take_over: Callable[[Iterable[TopicPartition]], Awaitable[None]],
+    ) -> None:
         self._settle = settle
-        self._work = work
+        self._take_over = take_over
 
     async def on_partitions_revoked(self, revoked: Iterable[TopicPartition]) -> None:
         await self._settle()
 
     async def on_partitions_assigned(self, assigned: Iterable[TopicPartition]) -> None:
-        await self._work.assigned([(tp.topic, tp.partition) for tp in assigned])
+        await self._take_over(assigned)
 
 
 def feed_service(
@@ -229,7 +245,7 @@ def feed_service(
 ) -> type[faust.Service]:
     """The service that owns the worker's consumer and hands its batches to `put`."""
 
-    class Feed(faust.Service):  # type: ignore[misc]
+    class Feed(faust.Service):
         async def on_start(self) -> None:
             self._done: dict[TopicPartition, int] = {}
             self._committed_at = 0.0
@@ -239,7 +255,7 @@ def feed_service(
             await work.start()
             self._consumer = AIOKafkaConsumer(
                 **aiokafka_config(settings),
-                group_id=f"fintrec-{work.name}-feed",
+                group_id=feed_group(work.name),
                 enable_auto_commit=False,
                 auto_offset_reset="earliest",
                 fetch_min_bytes=settings.fetch_min_bytes,
@@ -252,7 +268,7 @@ def feed_service(
                 partition_assignment_strategy=(RangePartitionAssignor,),
             )
             self._consumer.subscribe(
-                list(work.topics), listener=_Rebalance(self._settle_and_commit, work)
+                list(work.topics), listener=_Rebalance(self._settle_and_commit, self._take_over)
             )
             await self._consumer.start()
             threading.Thread(
@@ -300,6 +316,11 @@ def feed_service(
         async def _settle_and_commit(self) -> None:
             async with self._busy:
                 await self._commit()
+
+        async def _take_over(self, assigned: Iterable[TopicPartition]) -> None:
+            # Under the lock: nothing of a new partition is worked on before its past is known.
+            async with self._busy:
+                await work.assigned([(tp.topic, tp.partition) for tp in assigned])
 
         async def _commit(self) -> None:
             self._committed_at = time.monotonic()

@@ -80,7 +80,7 @@ class Ingest:
     """The work of an ingest worker, as `streams/feed.py` runs it."""
 
     name = "ingest"
-    topics = EVENT_TOPICS
+    topics: tuple[str, ...] = EVENT_TOPICS
 
     def __init__(
         self,

@@ -72,8 +72,8 @@ PRINCIPALS: Final = (
     ),
     Principal(
         "fintrec-score",
-        "scoring workers",
-        reads=_SCORE_READS,
+        "scoring workers; of the slates they read what a predecessor has answered",
+        reads=(*_SCORE_READS, SLATES),
         writes=(SLATES, SLATE_AUDIT, *_dead_letters(_SCORE_READS)),
         groups=("fintrec-score", "fintrec-score-feed"),
     ),

@@ -9,12 +9,12 @@ from pathlib import Path
 from typing import Any, Protocol
 
 import orjson
-from fintrec.calibration import Calibration
-from fintrec.manifest import Manifest, load_manifest
 
 from features.errors import ConfigurationError, ModelUnavailable
 from features.records import CONTENT_TYPES
+from fintrec.calibration import Calibration
 from fintrec.catalogue import ItemPriors
+from fintrec.manifest import Manifest, load_manifest
 from streams.metrics import MODEL_VERSION
 
 logger = logging.getLogger(__name__)

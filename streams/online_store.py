@@ -84,3 +84,9 @@ class FintrecOnlineStore(RedisOnlineStore):
                 online_store_config.sentinel_master,
             )
         return self._client_async
+
+    async def close(self) -> None:
+        """Closes the asynchronous client, which belongs to one event loop."""
+        if self._client_async is not None:
+            await self._client_async.aclose()
+            self._client_async = None

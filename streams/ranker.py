@@ -13,7 +13,6 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-from fintrec.calibration import conversion_probabilities
 
 from features.consent import Verdict, verdict
 from features.encoding import bucket_of
@@ -22,6 +21,7 @@ from features.history import WINDOW
 from features.packed import UserState, pack, unpack
 from features.records import RankingPolicy, SlateRequest
 from features.spec import DAY_MS
+from fintrec.calibration import conversion_probabilities
 from fintrec.catalogue import NO_COLUMN, NO_PRIORS, FloatArray, candidates
 from fintrec.eligibility import OTHER_PRODUCT, UNKNOWN_ITEM, VERDICTS, reasons
 from fintrec.ranking import order, ranking_scores

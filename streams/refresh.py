@@ -80,7 +80,11 @@ class RefreshSweep:
     async def start(self) -> None:
         """Follow the model versions."""
         loop = asyncio.get_running_loop()
-        self._models.on_change = lambda: loop.call_soon_threadsafe(self._wanted.set)
+
+        def wake() -> None:
+            loop.call_soon_threadsafe(self._wanted.set)
+
+        self._models.on_change = wake
         self._task = asyncio.create_task(self._run())
 
     async def stop(self) -> None:

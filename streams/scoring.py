@@ -18,8 +18,9 @@ from features.clock import Clock
 from features.errors import MalformedEvent, ModelUnavailable, StoreUnavailable
 from features.records import SlateRequest
 from fintrec.slates import Decision, audit_bytes, slate_bytes
+from streams.answered import AnsweredRequests
 from streams.hidden import HiddenStates, Models
-from streams.metrics import DEAD_LETTERS, HOP_FAILURES, HOP_SECONDS, SLATES
+from streams.metrics import DEAD_LETTERS, HOP_FAILURES, HOP_SECONDS, REDELIVERED, SLATES
 from streams.model_versions import ModelVersions
 from streams.ports import StateStore
 from streams.producer import Outgoing, Producer
@@ -33,6 +34,7 @@ from streams.wire import Received, dead_letter, decode, encode
 logger = logging.getLogger(__name__)
 
 OVERLOAD = "overload"
+LATE = "deadline_passed"
 STORE_DOWN = "store_unavailable"
 TRITON_DOWN = "triton_unavailable"
 # Below this many waiting requests nobody is in a hurry: a late one is still scored in full.
@@ -43,7 +45,7 @@ class Scoring:
     """The work of a scoring worker, as `streams/feed.py` runs it."""
 
     name = "score"
-    topics = (SLATE_REQUESTS,)
+    topics: tuple[str, ...] = (SLATE_REQUESTS,)
 
     def __init__(
         self,
@@ -54,6 +56,7 @@ class Scoring:
         models: ModelVersions,
         producer: Producer,
         reference: ReferenceData,
+        answered: AnsweredRequests,
     ) -> None:
         self.pause_ms = settings.score_pause_ms
         self.max_batch = settings.score_max_batch
@@ -64,6 +67,7 @@ class Scoring:
         self._models = models
         self._producer = producer
         self._reference = reference
+        self._answered = answered
         self._hidden = HiddenStates(triton, models, settings.repair_rows)
         self._ranker = Ranker(settings, reference, models)
         self._border = Border(
@@ -85,7 +89,8 @@ class Scoring:
         await self._producer.stop()
 
     async def assigned(self, partitions: Iterable[tuple[str, int]]) -> None:
-        """Nothing is kept by partition."""
+        """Learn which requests of these partitions a predecessor has answered already."""
+        await self._answered.learn(number for topic, number in partitions)
 
     async def handle(self, records: Sequence[Received]) -> None:
         """Answer a batch; returns when every slate and audit record is acknowledged."""
@@ -95,21 +100,26 @@ class Scoring:
         outgoing: list[Outgoing] = []
         for record in records:
             try:
-                rows.append(self._admit(record, now_ms))
+                row = self._admit(record, now_ms)
+                if row.request in self._answered:
+                    REDELIVERED.inc()
+                else:
+                    rows.append(row)
             except MalformedEvent as refused:
                 message = str(refused)
                 outgoing.append(self._letter(record, refused.reason, message, now_ms))
         full, cheap = self.triage(rows, now_ms)
         repaired = self._score(full, now_ms, started) if full else []
         for row in cheap:
-            row.flags.append(OVERLOAD)
+            if not row.flags:
+                row.flags.append(OVERLOAD)
         decisions = self._ranker.decide([*full, *cheap], now_ms, started)
         for decision in decisions:
             outgoing += _records_of(decision)
             SLATES.labels(decision.tier).inc()
         with HOP_SECONDS.labels(self.name, "emit").time():
             await self._producer.emit(outgoing)
-        HOP_SECONDS.labels(self.name, "total").observe(time.perf_counter() - started)
+        self._observe([*full, *cheap])
         if repaired:
             self._keep(repaired)
 
@@ -120,10 +130,19 @@ class Scoring:
         await self._producer.emit([letter])
 
     def triage(self, rows: list[Row], now_ms: int) -> tuple[list[Row], list[Row]]:
-        """(scored in full, answered by the cheap tier): newest first, none too old under pressure."""
+        """(scored in full, answered by the cheap tier).
+
+        A request past its own deadline is answered cheaply; under pressure the newest are scored
+        in full, none that is too old.
+        """
+        for row in rows:
+            deadline_ms = row.request.deadline_ms
+            if deadline_ms is not None and now_ms - row.record.timestamp_ms > deadline_ms:
+                row.flags.append(LATE)
+        in_time = [row for row in rows if not row.flags]
         if len(rows) <= _PRESSURE:
-            return rows, []
-        newest = sorted(rows, key=lambda row: -row.record.timestamp_ms)
+            return in_time, [row for row in rows if row.flags]
+        newest = sorted(in_time, key=lambda row: -row.record.timestamp_ms)
         full = [
             row
             for row in newest[: self._full_batch]
@@ -172,6 +191,17 @@ class Scoring:
         for row in rows:
             row.latency_ms["head"] = (scored - read) * 1000
         return repaired
+
+    def _observe(self, rows: list[Row]) -> None:
+        """Time from each request's record to its acknowledged slate, and how long it waited."""
+        done_ms = self._clock.now_ms()
+        total, queue = (
+            HOP_SECONDS.labels(self.name, "total"),
+            HOP_SECONDS.labels(self.name, "queue"),
+        )
+        for row in rows:
+            total.observe(max(0, done_ms - row.record.timestamp_ms) / 1000)
+            queue.observe(row.latency_ms["queue"] / 1000)
 
     def _keep(self, rows: list[Row]) -> None:
         """Write recomputed hidden states; a fold that came in between wins, silently."""

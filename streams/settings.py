@@ -118,18 +118,14 @@ class Settings:
     store_timeout_ms: int = _setting(30, "Deadline of a store call when scoring.", at_least=1)
     triton_timeout_ms: int = _setting(50, "Deadline of a `head` call.", at_least=1)
     encode_timeout_ms: int = _setting(1000, "Deadline of an `encode` call.", at_least=1)
-    request_deadline_ms: int = _setting(
-        120, "From a request's event time to its slate.", at_least=1
-    )
-
     score_max_batch: int = _setting(512, "Most requests that are scored at once.", at_least=1)
     score_full_batch: int = _setting(
-        64, "A batch this large is scored without further waiting.", at_least=1
+        64, "Under pressure this many of the newest requests are scored in full.", at_least=1
     )
     score_max_age_ms: int = _setting(
-        40, "A request older than this is answered by the cheap tier (overload).", at_least=1
+        40, "Under pressure an older request is answered by the cheap tier.", at_least=1
     )
-    score_pause_ms: int = _setting(5, "How long a batch that is not full may fill up.", at_least=0)
+    score_pause_ms: int = _setting(5, "Shortest time between two scoring batches.", at_least=0)
     ingest_pause_ms: int = _setting(10, "The same for events.", at_least=0)
     ingest_max_batch: int = _setting(256, "Most events that are folded at once.", at_least=1)
     fetch_wait_ms: int = _setting(8, "Longest that the broker holds a fetch back.", at_least=0)

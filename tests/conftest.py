@@ -4,9 +4,14 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 import pytest
+from hypothesis import settings
 
 from streams.local_stack.stack import LocalStack
 from streams.settings import Settings, load_settings
+
+# A slow example on a busy machine is no fault of the code.
+settings.register_profile("fintrec", deadline=None)
+settings.load_profile("fintrec")
 
 
 @dataclass(frozen=True)

@@ -60,11 +60,12 @@ allow fintrec-ingest --operation Write \
 allow fintrec-ingest --operation Read --group fintrec-ingest --resource-pattern-type literal
 allow fintrec-ingest --operation Read --group fintrec-ingest-feed --resource-pattern-type literal
 
-# fintrec-score: scoring workers
+# fintrec-score: scoring workers; of the slates they read what a predecessor has answered
 allow fintrec-score --operation Read \
   --topic slate_requests.v1 \
   --topic items.v1 \
-  --topic ranking_policies.v1
+  --topic ranking_policies.v1 \
+  --topic slates.v1
 allow fintrec-score --operation Write \
   --topic slates.v1 \
   --topic slate_audit.v1 \

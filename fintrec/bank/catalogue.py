@@ -5,7 +5,7 @@ probability (`goal_rate`), and may open a bank product (`enrolls`).
 """
 
 from dataclasses import dataclass
-from typing import Final
+from typing import Any, Final
 
 import numpy as np
 import numpy.typing as npt
@@ -223,7 +223,7 @@ def _item(
 
 def _set_examples(items: list[Item], start_ms: int, end_ms: int) -> None:
     """One item pinned to the top, one that starts and one that ends within the log."""
-    changed = {
+    changed: dict[str, dict[str, Any]] = {
         "review_alerts_a": {"pinned_position": 1, "urgency": 1.0},
         "grocery_bonus_c": {"valid_from_ms": start_ms + (end_ms - start_ms) // 2},
         "streaming_bundle_c": {"valid_until_ms": end_ms - 2 * DAY_MS},

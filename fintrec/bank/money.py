@@ -5,7 +5,7 @@ Every stage draws from its own generator, so a change of one leaves the draws of
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Final
+from typing import Any, Final
 
 import numpy as np
 import numpy.typing as npt
@@ -83,7 +83,7 @@ def _filled(
     amount_usd: FloatArray,
     account: Names | str,
     channel: Names | str,
-    **columns: npt.NDArray[np.generic],
+    **columns: npt.NDArray[Any],
 ) -> Money:
     size = len(user)
     blank = np.full(size, "")
@@ -240,7 +240,7 @@ def _fees(rng: np.random.Generator, people: Population, start_ms: int, end_ms: i
 def _cash(rng: np.random.Generator, people: Population, start_ms: int, end_ms: int) -> Money:
     user, time_ms = spread(rng, CASH_PER_DAY * people.spend_activity, start_ms, end_ms)
     size = len(user)
-    amount = 20.0 * rng.integers(1, 16, size)
+    amount = rng.integers(1, 16, size) * np.float64(20)
     return _filled(user, time_ms, "atm", amount, "checking", "atm", mcc=np.full(size, "6011"))
 
 

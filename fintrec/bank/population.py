@@ -100,7 +100,7 @@ def build_population(
         payday_offset=np.where(
             rng.random(num_users) < PAYDAY_SHARE, rng.integers(0, 14, num_users), -1
         ),
-        salary_usd=np.round(np.exp(rng.normal(np.log(2100), 0.4, num_users)), 2),
+        salary_usd=np.exp(rng.normal(np.log(2100), 0.4, num_users)).round(2),
         app_share=rng.beta(2.0, 1.2, num_users),
         is_apple=rng.random(num_users) < 0.55,
     )

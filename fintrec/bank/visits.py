@@ -72,7 +72,7 @@ def simulate_contacts(
     rng: np.random.Generator, people: Population, money: Money, start_ms: int, end_ms: int
 ) -> Contacts:
     """Contacts that come by themselves, fraud reports, and calls about fees."""
-    users, times, actions = [], [], []
+    users, times, names = [], [], []
     security = people.levels_UN[:, needs.NEED_INDEX["security"]]
     support = people.levels_UN[:, needs.NEED_INDEX["support"]]
     rates = {name: rate * np.exp(support) for name, rate in CONTACTS_PER_DAY.items()}
@@ -81,14 +81,14 @@ def simulate_contacts(
         user, time_ms = spread(rng, rate, start_ms, end_ms)
         users.append(user)
         times.append(time_ms)
-        actions.append(np.full(len(user), action))
+        names.append(np.full(len(user), action))
     fees = np.flatnonzero((money.kind == "fee") & (rng.random(len(money.user)) < CALL_AFTER_FEE))
     users.append(money.user[fees])
     times.append(money.time_ms[fees] + (rng.exponential(5.0, len(fees)) * HOUR_MS).astype(np.int64))
-    actions.append(np.full(len(fees), "call"))
-    user, time_ms, action = (np.concatenate(column) for column in (users, times, actions))
+    names.append(np.full(len(fees), "call"))
+    user, time_ms, actions = (np.concatenate(column) for column in (users, times, names))
     inside = (time_ms >= start_ms) & (time_ms < end_ms)
-    return Contacts(user[inside], time_ms[inside], action[inside])
+    return Contacts(user[inside], time_ms[inside], actions[inside])
 
 
 def find_triggers(money: Money, contacts: Contacts) -> Triggers:
@@ -109,7 +109,7 @@ def find_triggers(money: Money, contacts: Contacts) -> Triggers:
         (needs.TRIGGER_INDEX[name], contacts, contacts.action == name)
         for name in ("fraud_report", "call", "complaint")
     ]
-    every = [*found, *told]
+    every: list[tuple[int, Money | Contacts, BoolArray]] = [*found, *told]
     return Triggers(
         np.concatenate([source.user[flag] for _, source, flag in every]),
         np.concatenate([source.time_ms[flag] for _, source, flag in every]),

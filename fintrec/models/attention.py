@@ -9,9 +9,6 @@
 Shapes: B batch, T history, Q queries (the newest Q of T), D width, H heads, E = D / H
 """
 
-# mypy: disable-error-code="no-any-return"
-# (a module's call is untyped in torch)
-
 import torch
 from torch import Tensor, nn
 from torch.nn import functional

@@ -11,9 +11,6 @@
 Shapes: B batch, T history, D width, E elapsed times
 """
 
-# mypy: disable-error-code="no-any-return"
-# (a module's call is untyped in torch)
-
 import math
 
 import torch

@@ -9,9 +9,6 @@
 Shapes: B batch, T history, C token columns, F dynamic features, R request columns, D width
 """
 
-# mypy: disable-error-code="no-any-return"
-# (a module's call is untyped in torch)
-
 import torch
 from torch import Tensor, nn
 

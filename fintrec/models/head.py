@@ -6,9 +6,6 @@ part. That equals concatenate-and-project, and lets a part be frozen, missing or
 Shapes: B batch, X context, S static, E embedding, R request columns, D width, K items
 """
 
-# mypy: disable-error-code="no-any-return"
-# (a module's call is untyped in torch)
-
 import torch
 from torch import Tensor, nn
 from torch.nn import functional

@@ -6,9 +6,6 @@ Shapes: B batch, T history, C token columns, F dynamic features, X context, R re
 D width, K items
 """
 
-# mypy: disable-error-code="no-any-return"
-# (a module's call is untyped in torch)
-
 import torch
 from torch import Tensor, nn
 

@@ -1,6 +1,5 @@
 """`fintrec policy set|show`: the coefficients, values and urgencies of eq. 1."""
 
-from collections.abc import Mapping
 from pathlib import Path
 
 import click
@@ -110,8 +109,8 @@ def set_policy(
         )
 
 
-def _pairs(given: tuple[str, ...], option: str) -> Mapping[str, float]:
-    found = {}
+def _pairs(given: tuple[str, ...], option: str) -> dict[str, float]:
+    found: dict[str, float] = {}
     for text in given:
         item, equals, number = text.rpartition("=")
         try:

@@ -86,7 +86,9 @@ def kafka_command(stack_dir: Path, ports: Ports, jars: list[Path]) -> Command:
     ]
     script = f"exec {shlex.join([*java, 'kafka.Kafka', str(properties)])}"
     if not (home / "data" / "meta.properties").exists():
-        format_store = [*java, "kafka.tools.StorageTool", "format", "--standalone"]
+        # For a program of one second the optimising compiler costs more than it brings.
+        format_store = [java[0], "-XX:TieredStopAtLevel=1", *java[1:]]
+        format_store += ["kafka.tools.StorageTool", "format", "--standalone"]
         # With "=", since one id in 64 starts with a dash.
         format_store += [f"--cluster-id={_cluster_id()}", f"--config={properties}"]
         # The broker is formatted once: a restart of this command must keep what is there.
@@ -117,6 +119,9 @@ def _kafka_properties(data: Path, ports: Ports) -> str:
         "transaction.state.log.min.isr": 1,
         "share.coordinator.state.topic.replication.factor": 1,
         "share.coordinator.state.topic.min.isr": 1,
+        # A broker that was killed may come back as soon as its old registration runs out.
+        "broker.session.timeout.ms": 3000,
+        "broker.heartbeat.interval.ms": 500,
         # No waiting for further consumers that will not come: a worker is ready at once.
         "group.initial.rebalance.delay.ms": 0,
         # Topics are made by `fintrec topics create`, with their retention and compaction.

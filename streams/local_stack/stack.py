@@ -88,7 +88,10 @@ class LocalStack:
             StackAlreadyRunning: the folder has a running stack.
             FintrecError: something is missing, or a server ended (with the tail of its log).
         """
-        (self.dir / "logs").mkdir(parents=True, exist_ok=True)
+        try:
+            (self.dir / "logs").mkdir(parents=True, exist_ok=True)
+        except OSError as exc:
+            raise FintrecError(f"cannot use {self.dir} for a stack: {exc}") from exc
         self._spawn_supervisor()
         try:
             self._launch_servers(progress)
@@ -180,6 +183,11 @@ class LocalStack:
 
     def close(self) -> None:
         """End everything that `start` started; nothing if it is ended or detached."""
+        state = running_state(self.dir)
+        if self._supervisor is not None and state and state.supervisor.pid == self._supervisor.pid:
+            # Not by the lifeline alone: a fork of this process would hold it open.
+            with suppress(FintrecError):
+                ask(self.dir, "end")
         self._close_lifeline()
         if self._supervisor is not None:
             self._supervisor.wait(60)

@@ -1,7 +1,6 @@
 """What both models promise: causality by timestamp, invariance, exact splits."""
 
 import itertools
-from collections.abc import Iterator
 
 import numpy as np
 import pytest
@@ -119,18 +118,8 @@ def test_whole_model_equals_encode_then_head_to_the_bit() -> None:
             assert torch.equal(one, two)
 
 
-@pytest.fixture
-def one_thread() -> Iterator[None]:
-    """As Triton runs the models: two threads would share the rows out differently."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
-
-
-@pytest.mark.usefixtures("one_thread")
 def test_logits_have_the_same_bytes_whatever_else_is_in_the_batch() -> None:
-    """For batches of 4 and more, at the size that is served; smaller ones are padded to 4."""
+    """For batches of 4 and more, at the size that is served, on one thread (`conftest.py`)."""
     rng = np.random.default_rng(6)
     size = tiny_cpu().model
     pctr, pcvr = models(

@@ -1,0 +1,204 @@
+"""Training examples as padded batches: windows of the decoder, histories of the encoder.
+
+- pCTR: one window of a user's log carries several labelled steps (the last row strictly before a
+  page on which something was clicked), because the causal decoder computes every position anyway
+- pCVR: one history a page, every item a label
+- batches hold one length bucket: padding all to 120 wastes two thirds of the work
+
+Every history is `as_of` what a worker would have held, through the one encoder.
+
+Shapes: W windows, T history, C token columns, F dynamic features, L labelled steps, B histories,
+X context, R request columns, K items
+"""
+
+from collections import defaultdict
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import NamedTuple, TypeAlias
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor
+
+from features.encoding import bucket_of, encode_context, encode_histories
+from features.history import WINDOW, Rows, as_of
+from fintrec.datasets import Decisions, TrainingSet, converted
+
+IntArray: TypeAlias = npt.NDArray[np.int64]
+
+
+class ClickBatch(NamedTuple):
+    """Windows and their labelled steps; `from_end_L` is 1 for a window's newest row."""
+
+    tokens_WTC: Tensor
+    times_WT: Tensor
+    dynamic_WTF: Tensor
+    window_L: Tensor
+    from_end_L: Tensor
+    context_LX: Tensor
+    request_LR: Tensor
+    target_L: Tensor
+
+
+class ConversionBatch(NamedTuple):
+    """Histories before a page, and which items converted after it (float32 0 / 1).
+
+    `known_BK` is 0 where the attribution window reaches beyond what could be observed.
+    """
+
+    tokens_BTC: Tensor
+    times_BT: Tensor
+    dynamic_BTF: Tensor
+    context_BX: Tensor
+    request_BR: Tensor
+    target_BK: Tensor
+    known_BK: Tensor
+
+
+@dataclass(frozen=True, slots=True)
+class Window:
+    """History of a user after `end` rows of the log; steps are (decision, item, rows from end)."""
+
+    user: int
+    end: int
+    length: int
+    steps: tuple[tuple[int, int, int], ...]
+
+
+def click_windows(data: TrainingSet, decisions: Decisions, stride: int) -> list[Window]:
+    """Windows that hold every click of the decisions once, each within a window's newest rows.
+
+    A step lies at most `stride` rows before the window's end, so it keeps the rest as context.
+    """
+    pages = np.flatnonzero((decisions.clicked & (decisions.shown >= 0)).any(axis=1))
+    by_user: dict[int, list[int]] = defaultdict(list)
+    for page in pages[np.argsort(decisions.end[pages], kind="stable")].tolist():
+        by_user[int(decisions.user[page])].append(page)
+    windows = []
+    for user, waiting in sorted(by_user.items()):
+        while waiting:
+            end = int(decisions.end[waiting[-1]])
+            history = as_of(data.logs[user], end)[-WINDOW:]
+            found = _places(data.logs[user], history, decisions.end[waiting], end)
+            taken = (found > 0) & (found <= stride + 1)
+            steps = [
+                (page, int(item), int(place))
+                for page, place in zip(np.array(waiting)[taken].tolist(), found[taken], strict=True)
+                for item in decisions.shown[page][decisions.clicked[page]]
+                if item >= 0
+            ]
+            windows.append(Window(user, end, len(history), tuple(steps)))
+            waiting = np.array(waiting)[~taken].tolist()
+    return windows
+
+
+def _places(log: Rows, history: Rows, ends: npt.NDArray[np.int32], end: int) -> IntArray:
+    """Rows from the history's end to the last row before each of `ends`; 0 = not among them."""
+    places = np.zeros(len(ends), np.int64)
+    if end == 0:
+        places[ends == 0] = 1  # no history at all: the step is the padding position
+        return places
+    early = ends > 0
+    wanted = log[ends[early] - 1]
+    same = (history["event"][None] == wanted["event"][:, None]) & (
+        history["time_ms"][None] == wanted["time_ms"][:, None]
+    )
+    places[early] = np.where(same.any(axis=1), len(history) - same.argmax(axis=1), 0)
+    return places
+
+
+def click_batches(
+    data: TrainingSet,
+    decisions: Decisions,
+    windows: Sequence[Window],
+    batch_size: int,
+    rng: np.random.Generator,
+) -> Iterator[ClickBatch]:
+    """All windows once, in random order."""
+    lengths = np.array([window.length for window in windows], np.int64)
+    for bucket, chosen in _grouped(lengths, batch_size, rng):
+        yield _click_batch(data, decisions, [windows[place] for place in chosen], bucket)
+
+
+def _click_batch(
+    data: TrainingSet, decisions: Decisions, windows: list[Window], bucket: int
+) -> ClickBatch:
+    steps = [(row, *step) for row, window in enumerate(windows) for step in window.steps]
+    row, page, item, from_end = np.array(steps, np.int64).T
+    return ClickBatch(
+        *_history(data, [(window.user, window.end) for window in windows], bucket),
+        torch.from_numpy(row.copy()),
+        torch.from_numpy(from_end.copy()),
+        *_page(decisions, page),
+        torch.from_numpy(item.copy()),
+    )
+
+
+def history_lengths(data: TrainingSet, decisions: Decisions) -> IntArray:
+    """Rows that a model sees before each page (an upper bound, which is what a bucket needs)."""
+    return np.minimum(decisions.end, WINDOW).astype(np.int64)
+
+
+def conversion_batches(
+    data: TrainingSet,
+    decisions: Decisions,
+    pages: IntArray,
+    batch_size: int,
+    rng: np.random.Generator | None,
+) -> Iterator[tuple[IntArray, ConversionBatch]]:
+    """The given pages once, and which they are; in random order, or with `rng` None by length."""
+    lengths = history_lengths(data, decisions)[pages]
+    for bucket, chosen in _grouped(lengths, batch_size, rng):
+        yield pages[chosen], _conversion_batch(data, decisions, pages[chosen], bucket)
+
+
+def _conversion_batch(
+    data: TrainingSet, decisions: Decisions, pages: IntArray, bucket: int
+) -> ConversionBatch:
+    target = converted(data, decisions, pages).astype(np.float32)
+    known = decisions.time_ms[pages, None] + data.window_ms <= decisions.observed_until_ms
+    ends = zip(decisions.user[pages].tolist(), decisions.end[pages].tolist(), strict=True)
+    return ConversionBatch(
+        *_history(data, list(ends), bucket),
+        *_page(decisions, pages),
+        torch.from_numpy(target),
+        torch.from_numpy(known.astype(np.float32)),
+    )
+
+
+def _history(
+    data: TrainingSet, ends: list[tuple[int, int]], bucket: int
+) -> tuple[Tensor, Tensor, Tensor]:
+    histories = [as_of(data.logs[user], end) for user, end in ends]
+    arrays = encode_histories(histories, bucket).arrays
+    return (
+        torch.from_numpy(arrays.tokens_BTC),
+        torch.from_numpy(arrays.times_BT),
+        torch.from_numpy(arrays.dynamic_BTF),
+    )
+
+
+def _page(decisions: Decisions, pages: IntArray) -> tuple[Tensor, Tensor]:
+    """Context and request of pages; the foundation model's vector is flagged missing."""
+    context = encode_context(decisions.static[pages], [None] * len(pages))
+    return torch.from_numpy(context), torch.from_numpy(decisions.request[pages])
+
+
+def _grouped(
+    lengths: IntArray, batch_size: int, rng: np.random.Generator | None
+) -> Iterator[tuple[int, IntArray]]:
+    """(bucket, places) of batches that share a length bucket."""
+    buckets = np.array([bucket_of(int(length)) for length in lengths], np.int64)
+    batches = []
+    for bucket in np.unique(buckets).tolist():
+        places = np.flatnonzero(buckets == bucket)
+        if rng is not None:
+            rng.shuffle(places)
+        batches += [
+            (bucket, places[start : start + batch_size])
+            for start in range(0, len(places), batch_size)
+        ]
+    order = range(len(batches)) if rng is None else rng.permutation(len(batches)).tolist()
+    for place in order:
+        yield batches[place]

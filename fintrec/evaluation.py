@@ -1,0 +1,107 @@
+"""Scores of pages through the served path (stored float16 states), and the metrics on them.
+
+Shapes: N pages, K items, B batch
+"""
+
+from typing import Any, NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+import torch
+
+from fintrec.batches import conversion_batches
+from fintrec.calibration import Calibration, click_level, conversion_probabilities
+from fintrec.datasets import Decisions, TrainingSet
+from fintrec.metrics import auroc, calibration_error, log_loss, recall_at
+from fintrec.models.pctr import Pctr
+from fintrec.models.pcvr import Pcvr
+
+_BATCH = 64
+Logits = npt.NDArray[np.float32]
+IntArray = npt.NDArray[np.int64]
+
+
+class Scored(NamedTuple):
+    """Logits of pages and what happened after them."""
+
+    pages: IntArray  # (N,), places in the decisions
+    pctr_logits: Logits  # (N, K)
+    pcvr_logits: Logits  # (N, K)
+    converted: npt.NDArray[np.bool_]  # (N, K)
+    known: npt.NDArray[np.bool_]  # (N, K), where the conversion label is complete
+
+
+@torch.inference_mode()
+def score(
+    pctr: Pctr, pcvr: Pcvr, data: TrainingSet, decisions: Decisions, pages: IntArray
+) -> Scored:
+    """Score pages with both models as they are served."""
+    pctr.eval()
+    pcvr.eval()
+    parts = []
+    for chosen, batch in conversion_batches(data, decisions, pages, _BATCH, None):
+        history, page = batch[:3], batch[3:5]
+        parts.append(
+            (
+                chosen,
+                pctr(*history, *page).numpy(),
+                pcvr(*history, *page).numpy(),
+                batch.target_BK.numpy() > 0,
+                batch.known_BK.numpy() > 0,
+            )
+        )
+    if not parts:
+        nothing = np.zeros((0, len(data.items)), np.float32)
+        return Scored(pages, nothing, nothing, nothing > 0, nothing > 0)
+    return Scored(*(np.concatenate(part) for part in zip(*parts, strict=True)))
+
+
+def impressions(
+    scored: Scored, decisions: Decisions
+) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.bool_]]:
+    """z of every shown item of the pages (the calibration's input), and whether it was clicked."""
+    shown = decisions.shown[scored.pages]
+    row, position = np.nonzero(shown >= 0)
+    level = click_level(scored.pctr_logits)[row, shown[row, position]]
+    return level, decisions.clicked[scored.pages][row, position]
+
+
+def evaluate(scored: Scored, decisions: Decisions, calibration: Calibration) -> dict[str, Any]:
+    """Metrics of both models on scored pages; None where there is nothing to measure."""
+    shown, clicked = decisions.shown[scored.pages], decisions.clicked[scored.pages]
+    row, position = np.nonzero((shown >= 0) & clicked)
+    target = shown[row, position]
+    found: dict[str, Any] = {
+        "pages": len(scored.pages),
+        "clicks": len(target),
+        "conversions": int(scored.converted[scored.known].sum()),
+    }
+    if len(target):
+        level = click_level(scored.pctr_logits[row])
+        found["pctr_next_item_log_loss"] = float(-level[np.arange(len(target)), target].mean())
+        for k in (1, 5):
+            found[f"pctr_recall_at_{k}"] = recall_at(scored.pctr_logits[row], target, k)
+    row, position = np.nonzero(shown >= 0)
+    if len(row):
+        pctr = calibration.apply(scored.pctr_logits)[row, shown[row, position]]
+        found |= _binary("pctr", pctr, clicked[row, position])
+    if scored.known.any():
+        pcvr = conversion_probabilities(scored.pcvr_logits)
+        found |= _binary("pcvr", pcvr[scored.known], scored.converted[scored.known])
+    return {name: _rounded(value) for name, value in found.items()}
+
+
+def _binary(
+    name: str, probability: npt.NDArray[np.float64], label: npt.NDArray[np.bool_]
+) -> dict[str, float]:
+    return {
+        f"{name}_log_loss": log_loss(probability, label),
+        f"{name}_auroc": auroc(probability, label),
+        f"{name}_calibration_error": calibration_error(probability, label),
+    }
+
+
+def _rounded(value: Any) -> Any:
+    if isinstance(value, float):
+        return round(value, 6) if np.isfinite(value) else None
+    return value

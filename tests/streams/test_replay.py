@@ -1,0 +1,200 @@
+import json
+from pathlib import Path
+
+import orjson
+import pyarrow as pa
+import pytest
+from click.testing import CliRunner
+from kafka.errors import KafkaTimeoutError
+
+from features.border import to_record
+from features.spec import DAY_MS
+from fintrec import logs
+from fintrec.bank.simulate import BankSize, simulate
+from streams import replay
+from streams.commands.publish import publish
+from streams.commands.topics import topics
+from streams.replay import Outgoing, Pace, Period, Progress, PublishError
+from streams.topics import CLICKSTREAM, CONSENTS, ITEMS, TOPICS
+
+# kafka-python 3.0.12 reads its own protocol files by a call that Python 3.11 deprecates.
+pytestmark = pytest.mark.filterwarnings("ignore:(read|open)_text is deprecated:DeprecationWarning")
+
+END_MS = 1_795_900_000_123
+
+
+@pytest.fixture(scope="module")
+def bank_log(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    log_dir = tmp_path_factory.mktemp("bank") / "log"
+    simulate(BankSize("test", 12, 6), 5, END_MS, log_dir)
+    return log_dir
+
+
+class FakeCluster:
+    """Takes records; from the send numbered `fails_at` on, none is acknowledged."""
+
+    def __init__(self, fails_at: int | None = None) -> None:
+        self.taken: list[tuple[str, bytes, bytes]] = []
+        self.fails_at = fails_at
+
+    def send(self, topic, key, value):
+        self.taken.append((topic, key, value))
+        return FakeAnswer(self.fails_at is not None and len(self.taken) > self.fails_at)
+
+
+class FakeAnswer:
+    def __init__(self, fails: bool) -> None:
+        self.fails = fails
+
+    def get(self, timeout=None):
+        if self.fails:
+            raise KafkaTimeoutError("no answer")
+
+
+def run(log_dir, path, cluster, period=None, pace=None):
+    before = Progress.load(path, "r")
+    events = replay.outgoing(log_dir, period or Period())
+    return replay.replay(events, cluster.send, before, path, pace or Pace(), lambda number: None)
+
+
+def test_everything_is_sent_once_in_order_of_event_time_items_and_consents_first(bank_log):
+    sent = list(replay.outgoing(bank_log, Period()))
+    rows = sum(logs.read_table(bank_log, name).num_rows for name in logs.RECORDS)
+    assert len(sent) == replay.count(bank_log, Period()) == rows
+    ahead = [event for event in sent if event.event_time_ms is None]
+    assert sent[: len(ahead)] == ahead
+    assert [event.topic for event in ahead] == sorted(
+        (event.topic for event in ahead), key=[ITEMS, CONSENTS].index
+    )
+    times = [event.event_time_ms for event in sent[len(ahead) :]]
+    assert times == sorted(times)
+
+
+def test_every_value_is_a_record_of_its_topic_under_the_key_of_its_topic(bank_log):
+    for event in replay.outgoing(bank_log, Period()):
+        topic = TOPICS[event.topic]
+        assert topic.record is not None
+        record = to_record(orjson.loads(event.value), topic.record)
+        assert event.key.decode() == getattr(record, topic.key)
+        assert len(event.value) < 65_536
+
+
+def test_a_period_bounds_events_but_not_what_they_are_judged_by(bank_log):
+    period = Period(END_MS - 2 * DAY_MS, END_MS - DAY_MS)
+    sent = list(replay.outgoing(bank_log, period))
+    times = [event.event_time_ms for event in sent if event.event_time_ms is not None]
+    assert period.from_ms <= min(times) <= max(times) < period.to_ms
+    assert len(sent) == replay.count(bank_log, period)
+    consents = logs.read_table(bank_log, CONSENTS)["event_time_ms"].to_pylist()
+    assert [e.topic for e in sent].count(CONSENTS) == sum(t < period.to_ms for t in consents)
+
+
+def test_only_some_topics_can_be_sent(bank_log):
+    sent = list(replay.outgoing(bank_log, Period(topics=(CLICKSTREAM,))))
+    assert {event.topic for event in sent} == {CLICKSTREAM}
+
+
+def test_a_failed_send_ends_the_replay_and_the_next_one_goes_on_there(bank_log, tmp_path):
+    path, whole = tmp_path / "progress.json", FakeCluster()
+    run(bank_log, tmp_path / "other.json", whole)
+    broken = FakeCluster(fails_at=700)
+    with pytest.raises(PublishError, match="was not acknowledged: KafkaTimeoutError"):
+        run(bank_log, path, broken)
+    assert json.loads(path.read_text()) == {"replay_id": "r", "num_acknowledged": 700}
+    rest = FakeCluster()
+    after = run(bank_log, path, rest)
+    assert broken.taken[:700] + rest.taken == whole.taken
+    assert after.num_acknowledged == len(whole.taken)
+
+
+def test_a_finished_replay_sends_nothing_more(bank_log, tmp_path):
+    run(bank_log, tmp_path / "progress.json", FakeCluster())
+    again = FakeCluster()
+    run(bank_log, tmp_path / "progress.json", again)
+    assert again.taken == []
+
+
+def test_progress_counts_acknowledged_records_only(bank_log, tmp_path, monkeypatch):
+    monkeypatch.setattr(replay, "MAX_UNACKNOWLEDGED", 100)
+    path, broken = tmp_path / "progress.json", FakeCluster(fails_at=0)
+    with pytest.raises(PublishError):
+        run(bank_log, path, broken)
+    assert Progress.load(path, "r").num_acknowledged == 0
+    assert len(broken.taken) == 101
+
+
+def test_progress_of_another_replay_is_not_taken(tmp_path):
+    Progress("r", 5).save(tmp_path / "progress.json")
+    assert Progress.load(tmp_path / "progress.json", "r").num_acknowledged == 5
+    assert Progress.load(tmp_path / "progress.json", "other").num_acknowledged == 0
+
+
+def test_a_broken_progress_file_is_an_error(tmp_path):
+    (tmp_path / "progress.json").write_text("{")
+    with pytest.raises(PublishError, match="not a progress file"):
+        Progress.load(tmp_path / "progress.json", "r")
+
+
+def test_pace_holds_events_back_by_their_times_and_nothing_else():
+    now_s = [100.0]
+    waits = []
+
+    def sleep(wait_s):
+        waits.append(wait_s)
+        now_s[0] += wait_s
+
+    events = [Outgoing("t", b"", b"", time_ms) for time_ms in (None, 5_000, 5_000, 25_000)]
+    assert list(Pace(10.0, lambda: now_s[0], sleep).keep(iter(events))) == events
+    assert waits == [2.0]
+
+
+def test_contradicting_options_are_bad_usage(bank_log):
+    runner = CliRunner()
+    assert runner.invoke(publish, [str(bank_log), "--asap", "--speed", "2"]).exit_code == 2
+    assert runner.invoke(publish, [str(bank_log), "--only", "slates.v1"]).exit_code == 2
+    assert runner.invoke(publish, [str(bank_log), "--from", "yesterday"]).exit_code == 2
+    assert runner.invoke(publish, [str(bank_log / "absent")]).exit_code == 2
+
+
+@pytest.fixture
+def own_log(bank_log, tmp_path):
+    """A log of users that no other test of the shared broker knows."""
+    table = logs.read_table(bank_log, CLICKSTREAM)
+    names = [f"replay-{user_id}" for user_id in table["user_id"].to_pylist()]
+    place = table.column_names.index("user_id")
+    logs.write_table(tmp_path, CLICKSTREAM, table.set_column(place, "user_id", pa.array(names)))
+    return tmp_path
+
+
+@pytest.mark.integration
+def test_a_published_log_is_on_the_broker_in_the_order_of_each_user(own_log, stack):
+    from kafka import KafkaConsumer, TopicPartition
+
+    from streams.clients import kafka_python_config
+
+    where = ["--dir", str(stack.stack.dir), "--json"]
+    CliRunner().invoke(topics, ["create", *where], catch_exceptions=False)
+    first, again = (
+        CliRunner().invoke(publish, [str(own_log), *where], catch_exceptions=False)
+        for _ in range(2)
+    )
+    rows = logs.read_table(own_log, CLICKSTREAM)
+    assert json.loads(first.stdout)["acknowledged"] == rows.num_rows
+    assert json.loads(again.stdout)["acknowledged"] == 0
+    consumer = KafkaConsumer(**kafka_python_config(stack.settings), group_id=None)
+    numbers = consumer.partitions_for_topic(CLICKSTREAM)
+    partitions = [TopicPartition(CLICKSTREAM, number) for number in numbers]
+    consumer.assign(partitions)
+    consumer.seek_to_beginning()
+    ends = consumer.end_offsets(partitions)
+    times, ids = {}, []
+    while any(consumer.position(p) < ends[p] for p in partitions):
+        for found in consumer.poll(timeout_ms=300).values():
+            for message in found:
+                if message.key.startswith(b"replay-"):
+                    event = orjson.loads(message.value)
+                    ids.append(event["event_id"])
+                    times.setdefault(message.key, []).append(event["event_time_ms"])
+    consumer.close()
+    assert sorted(ids) == sorted(rows["event_id"].to_pylist())
+    assert all(found == sorted(found) for found in times.values())
