@@ -188,7 +188,7 @@ class Ingest:
         encoded = encode_histories([state.history for _, _, state in grown])
         new = self._with_hidden([state for _, _, state in grown], encoded.arrays)
         writes = [
-            _state_write(user_id, expected, state, latest)
+            state_write(user_id, expected, state, latest)
             for (user_id, expected, _), state, latest in zip(
                 grown, new, encoded.latest_BF.tolist(), strict=True
             )
@@ -277,7 +277,7 @@ def _unpacked(user_id: str, packed: bytes | None) -> UserState:
         return UserState(version=version_of(packed))
 
 
-def _state_write(
+def state_write(
     user_id: str, expected_version: int, state: UserState, latest: list[int]
 ) -> StateWrite:
     consent = None
