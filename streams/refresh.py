@@ -14,6 +14,7 @@ from typing import Protocol
 
 import msgspec
 import orjson
+from aiokafka.errors import KafkaError
 
 from features.border import INVALID
 from features.errors import FintrecError, MalformedEvent, StateCorrupt
@@ -102,7 +103,7 @@ class RefreshSweep:
                 while self._is_owner and await self.sweep():
                     # What was asked for needs a moment to be written; look again until it is.
                     await asyncio.sleep(5.0)
-            except (FintrecError, OSError) as failed:
+            except (FintrecError, KafkaError, OSError) as failed:
                 logger.warning("sweep broken off reason=%s", failed)
                 await asyncio.sleep(5.0)
                 self._wanted.set()
