@@ -128,6 +128,7 @@ def create_app(work: Work, settings: Settings) -> faust.App:
         or None,
         broker_credentials=_credentials(settings),
         store="memory://",
+        datadir=settings.stack_dir / "faust",
         web_enabled=False,
         topic_allow_declare=False,
         topic_disable_leader=True,

@@ -189,7 +189,7 @@ class Ingest:
         encoded = encode_histories([state.history for _, _, state in grown])
         new = self._with_hidden([state for _, _, state in grown], encoded.arrays)
         writes = [
-            _state_write(user_id, expected, state, latest)
+            state_write(user_id, expected, state, latest)
             for (user_id, expected, _), state, latest in zip(
                 grown, new, encoded.latest_BF.tolist(), strict=True
             )
@@ -288,7 +288,7 @@ def _unpacked(user_id: str, packed: bytes | None) -> UserState:
         return UserState(version=version_of(packed))
 
 
-def _state_write(
+def state_write(
     user_id: str, expected_version: int, state: UserState, latest: list[int]
 ) -> StateWrite:
     consent = None
@@ -302,7 +302,7 @@ def _state_write(
         expected_version=expected_version,
         packed=pack(state),
         event_time_ms=newest_ms,
-        intraday=[*latest, state.version],
+        intraday=[*latest, state.version] if len(state.history) else None,
         consent=consent,
     )
 

@@ -58,6 +58,12 @@ class InMemoryStateStore:
     def compare_and_set(self, writes: Sequence[StateWrite]) -> list[bool]:
         """See `StateStore.compare_and_set`."""
         self._called("compare_and_set")
+        for write in writes:
+            if write.intraday is not None and len(write.intraday) != len(USER_INTRADAY.features):
+                raise ValueError(
+                    f"got {len(write.intraday)} intraday values of {write.user_id!r}, "
+                    f"expected {len(USER_INTRADAY.features)}"
+                )
         return [self._take(write) for write in writes]
 
     def read_views(
