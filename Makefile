@@ -37,6 +37,7 @@ check: install ## lint, format, types, import layers
 
 docs: install ## write the generated documents and scripts anew
 	$(BIN)/python -m streams.settings > docs/configuration.md
+	$(BIN)/python -m features.documentation > docs/features.md
 	$(BIN)/python -m streams.wire_docs
 	$(BIN)/python -m streams.kafka_scripts
 

@@ -139,7 +139,7 @@ class SlateRequest(Record, frozen=True, kw_only=True):
 
 
 class RankingPolicy(Record, frozen=True, kw_only=True):
-    """Coefficients, values and urgencies of eq. 1 (ranking_policies.v1, compacted by scope).
+    """Coefficients, values and urgencies of eq. 1 (ranking_policies.v1, compacted by scope and version).
 
     `scope` is "" for every surface or a product's name; values and urgencies given here override
     the item's own. In force from `effective_from_ms` of the deciding clock until `expires_ms`.

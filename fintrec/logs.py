@@ -262,6 +262,12 @@ def _cast(
             raise LogError(
                 f"{where}: column {field.name!r} is {column.type}, expected {field.type} ({refused})"
             ) from refused
+    if pa.types.is_floating(field.type):
+        row = pc.index(pc.is_finite(column), False).as_py()
+        if row >= 0:
+            raise LogError(
+                f"{where}: row {row}, column {field.name!r} is {column[row]}, expected a finite number"
+            )
     if column.null_count:
         if is_required:
             row = pc.index(pc.is_null(column), True).as_py()

@@ -306,7 +306,13 @@ def _decisions_on_consent(table: pa.Table, place: dict[str, int]) -> tuple[IntAr
     owner = logs.coded(table, "user_id").mapped(place.__getitem__)
     told = logs.integers(table, "event_time_ms")
     effective = logs.integers(table, "effective_from_ms")
-    marketing = logs.coded(table, "marketing").mapped(MARKETING.index)
+    choices = logs.coded(table, "marketing")
+    unknown = sorted(set(choices.names) - set(MARKETING))
+    if unknown:
+        raise logs.LogError(
+            f"{logs.CONSENTS}: column 'marketing' holds {unknown[:3]}, expected {MARKETING}"
+        )
+    marketing = choices.mapped(MARKETING.index)
     counts = np.bincount(owner, minlength=len(place))
     single = np.flatnonzero(counts[owner] == 1)
     changes = [on_axis(owner[single], np.maximum(told, effective)[single])]

@@ -115,7 +115,7 @@ def _message(topic: Topic) -> dict[str, Any]:
     }
     if record is None:
         message["summary"] = topic.description
-        message["payload"] = {"description": "Between this system's own workers; the key says all."}
+        message["payload"] = {"description": undescribed(topic)}
         return message
     message["summary"] = _first_sentence(record)
     message["payload"] = {"$ref": f"#/components/schemas/{record.__name__}"}
@@ -126,6 +126,13 @@ def _message(topic: Topic) -> dict[str, Any]:
     if record in EXAMPLES:
         message["examples"] = [{"payload": msgspec.to_builtins(EXAMPLES[record])}]
     return message
+
+
+def undescribed(topic: Topic) -> str:
+    """What is said of a topic whose value has no record."""
+    if topic in INTERNAL:
+        return "between this system's own workers"
+    return "a JSON object, not described by field"
 
 
 def _first_sentence(record: type[msgspec.Struct]) -> str:

@@ -119,7 +119,7 @@ class Scoring:
             SLATES.labels(decision.tier).inc()
         with HOP_SECONDS.labels(self.name, "emit").time():
             await self._producer.emit(outgoing)
-        HOP_SECONDS.labels(self.name, "total").observe(time.perf_counter() - started)
+        self._observe([*full, *cheap])
         if repaired:
             self._keep(repaired)
 
@@ -191,6 +191,17 @@ class Scoring:
         for row in rows:
             row.latency_ms["head"] = (scored - read) * 1000
         return repaired
+
+    def _observe(self, rows: list[Row]) -> None:
+        """Time from each request's record to its acknowledged slate, and how long it waited."""
+        done_ms = self._clock.now_ms()
+        total, queue = (
+            HOP_SECONDS.labels(self.name, "total"),
+            HOP_SECONDS.labels(self.name, "queue"),
+        )
+        for row in rows:
+            total.observe(max(0, done_ms - row.record.timestamp_ms) / 1000)
+            queue.observe(row.latency_ms["queue"] / 1000)
 
     def _keep(self, rows: list[Row]) -> None:
         """Write recomputed hidden states; a fold that came in between wins, silently."""

@@ -57,7 +57,7 @@ INPUTS: Final = (
     Topic(CONVERSIONS, "goals reached", Conversion, "user_id", 7 * DAY_MS),
     Topic(CONSENTS, "marketing decisions", Consent, "user_id", 365 * DAY_MS),
     Topic(SLATE_REQUESTS, "places that ask what to show", SlateRequest, "user_id", DAY_MS),
-    Topic(RANKING_POLICIES, "coefficients of eq. 1", RankingPolicy, "scope", -1, True, 1),
+    Topic(RANKING_POLICIES, "coefficients of eq. 1", RankingPolicy, "scope@version", -1, True, 1),
     Topic(ITEMS, "the catalogue", Item, "item_id", -1, True, 1),
 )
 INTERNAL: Final = (

@@ -11,7 +11,7 @@ import yaml
 
 from features.border import REASONS, Border
 from features.spec import DAY_MS, MINUTE_MS
-from streams.asyncapi import describe_api
+from streams.asyncapi import describe_api, undescribed
 from streams.topic_admin import DEFAULT_PARTITIONS
 from streams.topics import INPUTS, INTERNAL, OUTPUTS, TOPICS, Topic
 from streams.wire_examples import EXAMPLES
@@ -87,7 +87,7 @@ def _topic_row(topic: Topic) -> str:
             (
                 f"`{topic.name}`",
                 topic.description,
-                "internal"
+                undescribed(topic)
                 if record is None
                 else f"[{record.__name__}](#{record.__name__.lower()})",
                 topic.key if " " in topic.key else f"`{topic.key}`",

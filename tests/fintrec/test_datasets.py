@@ -378,6 +378,13 @@ def test_an_opt_out_counts_from_the_day_it_takes_effect(tmp_path, decisions, is_
     assert ("u" in {ts.users[user] for user in ts.train.user}) == is_kept
 
 
+def test_a_decision_on_consent_that_is_none_is_refused(tmp_path):
+    told = {"user_id": "u", "event_time_ms": EARLY, "effective_from_ms": EARLY}
+    consents = [{**told, "marketing": "maybe"}]
+    with pytest.raises(logs.LogError, match="'marketing' holds"):
+        made(tmp_path, {logs.CLICKSTREAM: [seen("1", EARLY)], logs.CONSENTS: consents})
+
+
 def test_a_nightly_row_older_than_its_time_to_live_is_missing(tmp_path):
     night = datetime.fromtimestamp((EARLY - 4 * DAY_MS) / 1000, UTC)
     row = {name: 0 for name in logs.SCHEMAS[logs.USER_STATIC_TABLE].names}

@@ -66,6 +66,14 @@ def test_a_null_in_a_required_column_is_named_with_its_row(tmp_path):
         logs.read_table(tmp_path, logs.CONVERSIONS)
 
 
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+def test_a_number_that_is_not_finite_is_named_with_its_row(tmp_path, value):
+    table = pa.Table.from_pylist([CONVERSIONS[0], {**CONVERSIONS[1], "value_usd": value}])
+    written(tmp_path, table)
+    with pytest.raises(logs.LogError, match=r"row 1, column 'value_usd' is (nan|inf), expected"):
+        logs.read_table(tmp_path, logs.CONVERSIONS)
+
+
 def test_a_null_in_a_column_with_a_default_takes_it(tmp_path):
     table = pa.Table.from_pylist([{**row, "value_usd": None} for row in CONVERSIONS[:1]])
     written(tmp_path, table.cast(logs.SCHEMAS[logs.CONVERSIONS]))

@@ -4,6 +4,7 @@ import pytest
 from click.testing import CliRunner
 
 from fintrec import logs
+from fintrec.bank.simulate import SIZES
 from fintrec.commands.simulate import simulate, to_ms
 
 END = "2026-03-01T12:00:00Z"
@@ -21,6 +22,11 @@ def test_simulate_writes_a_log_and_says_what_is_in_it(tmp_path):
     again = CliRunner().invoke(simulate, argv)
     assert again.exit_code == 2
     assert "not empty" in again.output
+
+
+def test_every_size_can_be_asked_for():
+    (size,) = [option for option in simulate.params if option.name == "size"]
+    assert list(size.type.choices) == list(SIZES)
 
 
 def test_an_end_that_is_no_instant_is_bad_usage(tmp_path):

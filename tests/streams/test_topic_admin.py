@@ -15,7 +15,15 @@ from streams.topic_admin import (
     plan_topics,
     topic_config,
 )
-from streams.topics import CLICKSTREAM, EVENT_TOPICS, ITEMS, RANKING_POLICIES, SLATES, TOPICS
+from streams.topics import (
+    CLICKSTREAM,
+    EVENT_TOPICS,
+    ITEMS,
+    RANKING_POLICIES,
+    SLATE_REQUESTS,
+    SLATES,
+    TOPICS,
+)
 
 # kafka-python 3.0.12 reads its own protocol files by a call that Python 3.11 deprecates.
 pytestmark = pytest.mark.filterwarnings("ignore:(read|open)_text is deprecated:DeprecationWarning")
@@ -135,6 +143,8 @@ def test_a_topic_made_by_somebody_else_meanwhile_is_compared_not_an_error() -> N
 def test_all_topics_of_a_user_have_equal_partitions_so_one_worker_owns_the_user() -> None:
     by_name = {plan.name: plan for plan in plan_topics(7)}
     assert {by_name[name].num_partitions for name in EVENT_TOPICS} == {7}
+    # A request's slate is looked for in the partition of the same number.
+    assert by_name[SLATE_REQUESTS].num_partitions == by_name[SLATES].num_partitions == 7
     assert by_name[RANKING_POLICIES].num_partitions == by_name[ITEMS].num_partitions == 1
 
 
