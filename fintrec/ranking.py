@@ -46,7 +46,7 @@ def order(
     count = eligible_BM.sum(axis=1)
     pinned = np.flatnonzero(pinned_M > 0)
     if len(pinned):
-        # By position, then by place: of two pins to one position the later place goes before.
+        # By position, then by place.
         pinned = pinned[np.argsort(pinned_M[pinned], kind="stable")]
         positions = pinned_M[pinned].tolist()
         for row, chosen in enumerate(eligible_BM[:, pinned].tolist()):

@@ -102,7 +102,9 @@ def decisions(draw: st.DrawFn) -> Decision:
     }
     request_json = orjson.dumps(request)
     if draw(st.booleans()):
-        request_json = b" \n" + request_json.replace(b'"page"', b'"p\\u0061ge"')  # escapes and blanks
+        request_json = b" \n" + request_json.replace(
+            b'"page"', b'"p\\u0061ge"'
+        )  # escapes and blanks
     return decision(
         request_json,
         CandidateSet(compiled, tuple(extra)),
