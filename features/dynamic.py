@@ -32,6 +32,17 @@ BoolArray = npt.NDArray[np.bool_]
 
 _SHIFT_MS: Final = 1 << 43  # more than any event time
 _COLUMN: Final = {feature.name: place for place, feature in enumerate(DYNAMIC_FEATURES)}
+_WINDOW_SIZES: Final = np.array([*WINDOWS_MS.values()], Int)[:, None]
+
+
+def _columns(first: str, last: str) -> slice:
+    return slice(_COLUMN[first], _COLUMN[last] + 1)
+
+
+_WINDOWED: Final = _columns("impressions_count_15m", "spend_sum_day")
+_BY_CATEGORY: Final = _columns(f"spend_{CATEGORIES[1]}_sum_day", f"spend_{CATEGORIES[-1]}_sum_day")
+_SINCE_SESSION: Final = _columns("purchases_count_since_session", "contacts_count_since_session")
+_RECENCY: Final = _columns("click_recency", "touch_recency")
 _IMPRESSION, _CLICK, _PURCHASE = (code("action", a) for a in ("impression", "click", "purchase"))
 _LOGIN, _LOGOUT = code("action", "login"), code("action", "logout")
 _CONTACTS: Final = [code("action", "call"), code("action", "branch")]
@@ -132,18 +143,15 @@ def dynamic_features(
     begin, end, now, user = begin[at], end[at], shifted[at], starts[at]
     upto = tallies.take(end, axis=1)
 
-    sizes = np.array([*WINDOWS_MS.values()], Int)[:, None]
-    windows = np.maximum(np.searchsorted(shifted, now - sizes, side="right"), user)
-    for name, start in zip((*WINDOWS_MS, "day"), (*windows, day[at]), strict=True):
-        place = _COLUMN[f"impressions_count_{name}"]
-        np.subtract(upto[:4], tallies[:4].take(start, axis=1), out=out[place : place + 4])
-    place = _COLUMN[f"spend_{CATEGORIES[1]}_sum_day"]
-    np.subtract(upto[5:], tallies[5:].take(day[at], axis=1), out=out[place : place + len(upto) - 5])
-    place = _COLUMN["purchases_count_since_session"]
-    out[place : place + 3] = upto[2:5] - tallies[2:5].take(session[at], axis=1)
+    since = np.empty((len(WINDOWS_MS) + 1, len(at)), Int)
+    np.maximum(np.searchsorted(shifted, now - _WINDOW_SIZES, side="right"), user, out=since[:-1])
+    since[-1] = day[at]
+    windowed = out[_WINDOWED].reshape(len(since), 4, len(at)).transpose(1, 0, 2)
+    np.subtract(upto[:4, None], tallies[:4].take(since, axis=1), out=windowed)
+    np.subtract(upto[5:], tallies[5:].take(since[-1], axis=1), out=out[_BY_CATEGORY])
+    out[_SINCE_SESSION] = upto[2:5] - tallies[2:5].take(session[at], axis=1)
 
-    place = _COLUMN["click_recency"]
-    recency = out[place : place + 5]
+    recency = out[_RECENCY]
     last_seen = np.maximum.accumulate(np.where(flags, shifted, -1), axis=1)
     last_seen.take(end - 1, axis=1, out=recency[:4])
     recency[4] = np.where(begin > 0, shifted[begin - 1], -1)

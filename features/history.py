@@ -6,6 +6,7 @@ source only the newest rows are kept. So arrival order, duplicates and ties neve
 merging histories is associative, commutative and idempotent.
 """
 
+from collections.abc import Sequence
 from typing import Final, TypeAlias
 
 import numpy as np
@@ -38,11 +39,18 @@ ROW: Final = np.dtype(
     ]
 )
 Rows: TypeAlias = npt.NDArray[np.void]
+_BYTES: Final = np.dtype((np.void, ROW.itemsize))
 
 _IDENTITY: Final = ("time_ms", "event", "source")
 _TIE_BREAK: Final = (*_IDENTITY, *(name for name in ROW.names or () if name not in _IDENTITY))
 
 EMPTY: Final[Rows] = np.empty(0, ROW)
+
+
+def concatenated(histories: Sequence[Rows]) -> Rows:
+    """Rows of several histories, one behind the other."""
+    # As plain bytes: NumPy copies records of fields field by field, twenty times as slow.
+    return np.concatenate([np.ascontiguousarray(h).view(_BYTES) for h in histories]).view(ROW)
 
 
 def ordered(rows: Rows) -> Rows:
@@ -53,7 +61,7 @@ def ordered(rows: Rows) -> Rows:
     """
     if len(rows) < 2:
         return rows
-    rows = rows[np.lexsort((rows["event"], rows["time_ms"]))]
+    rows = rows.take(np.lexsort((rows["event"], rows["time_ms"])))
     tied = (rows["time_ms"][1:] == rows["time_ms"][:-1]) & (rows["event"][1:] == rows["event"][:-1])
     if not tied.any():
         return rows
@@ -74,14 +82,17 @@ def bounded(rows: Rows) -> Rows:
         if len(places) > cap:
             kept = np.ones(len(rows), bool) if kept is None else kept
             kept[places[:-cap]] = False
-    return rows if kept is None else rows[kept]
+    return rows if kept is None else rows.take(np.flatnonzero(kept))
 
 
 def merged(history: Rows, new: Rows) -> Rows:
     """History with new rows of any order folded in: ordered, each event once, bounded."""
     if not len(new):
         return history
-    return bounded(ordered(np.concatenate((history, new))))
+    new = ordered(new)
+    both = concatenated((history, new))
+    is_later = not len(history) or history["time_ms"][-1] < new["time_ms"][0]
+    return bounded(both if is_later else ordered(both))
 
 
 def as_of(log: Rows, end: int) -> Rows:

@@ -25,7 +25,7 @@ never leave the two apart; the store compares bytes 8..16 before it takes a writ
 
 import struct
 from dataclasses import dataclass, field, replace
-from typing import Any, Final
+from typing import Final, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -41,6 +41,7 @@ REGISTRY: Final = int(registry_fingerprint()[:8], 16)
 HEADER: Final = struct.Struct("<HHIQQqqqqIHBBHHII4x")
 HEADER_BYTES: Final = HEADER.size
 VERSION_OFFSET: Final = 8
+_REGISTRY_PLACE: Final = 7  # among the fields behind magic and layout
 
 CONSENT: Final = np.dtype(
     [
@@ -88,8 +89,7 @@ class UserState:
         )
 
 
-@dataclass(frozen=True, slots=True)
-class Header:
+class Header(NamedTuple):
     """The head of a packed state, without its arrays."""
 
     model: int
@@ -119,29 +119,13 @@ def read_header(packed: bytes) -> Header:
     """Header of a packed state; StateCorrupt when it is none of ours or of another registry."""
     if len(packed) < HEADER_BYTES:
         raise StateCorrupt(f"got {len(packed)} bytes, expected at least {HEADER_BYTES}")
-    magic, layout, *rest = HEADER.unpack_from(packed)
-    model, version, state_version, last, state, static_ms, night, registry, rows = rest[:9]
-    offsets, consents, width, fm_width, enrollments, tenure = rest[9:]
+    magic, layout, *head = HEADER.unpack_from(packed)
     if (magic, layout) != (MAGIC, LAYOUT):
         raise StateCorrupt(f"magic, layout = {magic:#x}, {layout}, expected {MAGIC:#x}, {LAYOUT}")
+    registry = head.pop(_REGISTRY_PLACE)
     if registry != REGISTRY:
         raise StateCorrupt(f"state of feature registry {registry:#x}, expected {REGISTRY:#x}")
-    header = Header(
-        model,
-        version,
-        state_version,
-        last,
-        state,
-        static_ms,
-        night,
-        rows,
-        offsets,
-        consents,
-        width,
-        fm_width,
-        enrollments,
-        tenure,
-    )
+    header = Header._make(head)
     if len(packed) != header.size:
         raise StateCorrupt(f"got {len(packed)} bytes, its header tells {header.size}")
     return header
@@ -175,14 +159,13 @@ def pack(state: UserState) -> bytes:
 def unpack(packed: bytes) -> UserState:
     """State of bytes; arrays are read-only views of them. StateCorrupt as `read_header`."""
     head = read_header(packed)
-    at = HEADER_BYTES
-
-    def section(dtype: npt.DTypeLike, count: int) -> npt.NDArray[Any]:
-        nonlocal at
-        found: npt.NDArray[Any] = np.frombuffer(packed, dtype, count, at)
-        at += found.nbytes
-        return found
-
+    fm_start = head.state_width + NUM_STATIC
+    halfs = np.frombuffer(packed, np.float16, fm_start + head.fm_width, HEADER_BYTES)
+    at = HEADER_BYTES + halfs.nbytes
+    consents = np.frombuffer(packed, CONSENT, head.num_consents, at)
+    at += consents.nbytes
+    offsets = np.frombuffer(packed, OFFSET, head.num_offsets, at)
+    history = np.frombuffer(packed, ROW, head.num_rows, at + offsets.nbytes)
     return UserState(
         version=head.version,
         state_version=head.state_version,
@@ -193,10 +176,10 @@ def unpack(packed: bytes) -> UserState:
         night_ms=head.night_ms,
         enrollments=head.enrollments,
         tenure_days=head.tenure_days,
-        hidden=section(np.float16, head.state_width),
-        static=section(np.float16, NUM_STATIC),
-        fm=section(np.float16, head.fm_width),
-        consents=section(CONSENT, head.num_consents),
-        offsets=section(OFFSET, head.num_offsets),
-        history=section(ROW, head.num_rows),
+        hidden=halfs[: head.state_width],
+        static=halfs[head.state_width : fm_start],
+        fm=halfs[fm_start:],
+        consents=consents,
+        offsets=offsets,
+        history=history,
     )

@@ -52,7 +52,7 @@ class Nightly(NamedTuple):
 
 def fold(state: UserState, deliveries: Iterable[Delivery]) -> Folded:
     """Apply a user's deliveries, each topic's in offset order."""
-    applied = {(int(o["topic"]), int(o["partition"])): int(o["offset"]) for o in state.offsets}
+    applied = {(topic, partition): at for partition, topic, at in state.offsets.tolist()}
     consents = state.consents
     rows = []
     num_applied = num_redelivered = 0

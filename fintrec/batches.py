@@ -185,6 +185,12 @@ def _page(decisions: Decisions, pages: IntArray) -> tuple[Tensor, Tensor]:
     return torch.from_numpy(context), torch.from_numpy(decisions.request[pages])
 
 
+def num_batches(lengths: IntArray, batch_size: int) -> int:
+    """How many batches an epoch over histories of these lengths has."""
+    _, counts = np.unique([bucket_of(int(length)) for length in lengths], return_counts=True)
+    return int(np.ceil(counts / batch_size).sum())
+
+
 def _grouped(
     lengths: IntArray, batch_size: int, rng: np.random.Generator | None
 ) -> Iterator[tuple[int, IntArray]]:

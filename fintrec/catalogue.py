@@ -137,6 +137,8 @@ def candidates(
         excludes_M=np.array([_mask(r.excludes_enrollments) for r in rules], np.uint32),
         min_tenure_days_M=np.array([r.min_tenure_days for r in rules], np.int64),
         valid_from_ms_M=np.array([i.valid_from_ms for i in items], np.int64),
-        valid_until_ms_M=np.array([i.valid_until_ms or _FOREVER_MS for i in items], np.int64),
+        valid_until_ms_M=np.array(
+            [_FOREVER_MS if i.valid_until_ms is None else i.valid_until_ms for i in items], np.int64
+        ),
         pinned_M=np.array([i.pinned_position or 0 for i in items], np.int64),
     )

@@ -46,7 +46,7 @@ def order(
     count = eligible_BM.sum(axis=1)
     pinned = np.flatnonzero(pinned_M > 0)
     if len(pinned):
-        # By position, then by place: of two pins to one position the later place goes before.
+        # By position, then by place.
         pinned = pinned[np.argsort(pinned_M[pinned], kind="stable")]
         positions = pinned_M[pinned].tolist()
         for row, chosen in enumerate(eligible_BM[:, pinned].tolist()):
@@ -63,10 +63,16 @@ def order(
 
 
 def _pin(ranked: IntArray, pins: Sequence[tuple[int, int]]) -> None:
-    """Move pinned places of a row's eligible order to their positions, in place."""
+    """Move pinned places of a row's eligible order to their positions, in place.
+
+    Of several at one position the lowest id has it, the others follow behind.
+    """
     head = ranked.tolist()
     for _, place in pins:
         head.remove(place)
+    free = 0
     for position, place in pins:
-        head.insert(min(position - 1, len(head)), place)
+        at = max(free, min(position - 1, len(head)))
+        head.insert(at, place)
+        free = at + 1
     ranked[:] = head

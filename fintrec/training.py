@@ -25,6 +25,8 @@ from fintrec.batches import (
     click_batches,
     click_windows,
     conversion_batches,
+    history_lengths,
+    num_batches,
 )
 from fintrec.calibration import fit as fit_calibration
 from fintrec.checkpoint import Checkpoint
@@ -93,11 +95,10 @@ def fit(
         fused=True,
     )
     start, total = now(), max(1, config.epochs * task.num_batches)
-    best_loss, best_epoch, step, share = math.inf, 0, 0, 0.0
+    best_loss, best_epoch, step, share, loss = math.inf, 0, 0, 0.0, math.nan
     best: dict[str, Tensor] = {}
     for epoch in range(1, config.epochs + 1):
         task.objective.train()
-        loss = math.nan
         for batch in task.batches(epoch):
             share = max(step / total, (now() - start) / (60 * minutes) if minutes else 0.0)
             if share >= 1:
@@ -171,9 +172,10 @@ def train(
             _conversion_task(pcvr, data, recipe.training), recipe.training, minutes, report
         ),
     }
-    scored = score(pctr, pcvr, data, data.validation, _all(data.validation))
+    limit, seed = recipe.training.evaluation_rows, recipe.training.seed
+    scored = score(pctr, pcvr, data, data.validation, _sample(data.validation, limit, seed))
     calibration = fit_calibration(*impressions(scored, data.validation))
-    tested = score(pctr, pcvr, data, data.test, _all(data.test))
+    tested = score(pctr, pcvr, data, data.test, _sample(data.test, limit, seed))
     metrics = {
         "training": history,
         "validation": evaluate(scored, data.validation, calibration),
@@ -225,7 +227,12 @@ def _click_task(model: Pctr, data: TrainingSet, config: TrainingConfig, stride: 
         return click_batches(data, data.train, windows, config.batch_size, rng)
 
     return Task(
-        "pctr", model, objective, batches, math.ceil(len(windows) / config.batch_size), validate
+        "pctr",
+        model,
+        objective,
+        batches,
+        num_batches(np.array([window.length for window in windows]), config.batch_size),
+        validate,
     )
 
 
@@ -251,7 +258,12 @@ def _conversion_task(model: Pcvr, data: TrainingSet, config: TrainingConfig) -> 
             yield batch
 
     return Task(
-        "pcvr", model, objective, batches, math.ceil(len(pages) / config.batch_size), validate
+        "pcvr",
+        model,
+        objective,
+        batches,
+        num_batches(history_lengths(data, data.train), config.batch_size),
+        validate,
     )
 
 

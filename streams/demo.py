@@ -22,6 +22,7 @@ from features.spec import USER_INTRADAY
 from fintrec import logs
 from streams.apps import state_store
 from streams.clients import kafka_python_config
+from streams.local_stack.processes import die_with_parent
 from streams.local_stack.stack import LocalStack, log_tail
 from streams.settings import Settings
 from streams.topics import CLICKSTREAM, CONSENTS, TRANSACTIONS
@@ -53,6 +54,7 @@ def steps(bank: Path, checkpoint: Path, size: str, minutes: float) -> tuple[Step
     return (
         Step("simulate", ("simulate", "--size", size, "--out", str(bank))),
         Step("topics", ("topics", "create"), ("stack",)),
+        Step("policy", ("policy", "set", "--lambda-us", "1", "--lambda-ctr", "10"), ("topics",)),
         Step("features", ("nightly", str(bank)), ("topics", "simulate")),
         Step("publish", ("publish", str(bank), "--asap", "--days", "2"), ("topics", "simulate")),
         Step(
@@ -129,8 +131,13 @@ class Runner:
         self._report(step.name, "running")
         log = self._dir / "logs" / f"demo-{step.name}.log"
         with log.open("wb") as file:
+            # The kernel ties a child to the thread that made it; this thread waits for it.
             child = subprocess.Popen(
-                verb(step.argv, self._dir), stdin=subprocess.DEVNULL, stdout=file, stderr=file
+                verb(step.argv, self._dir),
+                stdin=subprocess.DEVNULL,
+                stdout=file,
+                stderr=file,
+                preexec_fn=die_with_parent(),
             )
             self._children.append(child)
             code = child.wait()

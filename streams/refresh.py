@@ -3,7 +3,8 @@
 After a new model version, a night's batch, or a time without Triton, some stored hidden states are
 of another version or behind their history. One worker (the owner of partition 0 of the refresh
 topic) walks the store and puts a record per such user on the internal topic, keyed by the user, so
-that the worker who owns the user encodes the state again. No second writer is needed.
+that the worker who owns the user encodes the state again. No second writer is needed. A worker that
+had to write states without hidden states walks as well, once Triton answers again.
 """
 
 import asyncio
@@ -14,6 +15,7 @@ from typing import Protocol
 
 import msgspec
 import orjson
+from aiokafka.errors import KafkaError
 
 from features.border import INVALID
 from features.errors import FintrecError, MalformedEvent, StateCorrupt
@@ -64,11 +66,14 @@ class RefreshSweep:
         self._models = models
         self._producer = producer
         self._is_owner = False
+        self._is_asked = False
         self._wanted = asyncio.Event()
         self._task: asyncio.Task[None] | None = None
 
     def request(self) -> None:
-        """Ask for a sweep; called from any thread's callback on the event loop's side."""
+        """Ask this worker for a sweep, owner or not: it alone knows that it wrote states without
+        hidden states. Called from any thread's callback on the event loop's side."""
+        self._is_asked = True
         self._wanted.set()
 
     def set_owner(self, is_owner: bool) -> None:
@@ -99,10 +104,13 @@ class RefreshSweep:
             await asyncio.sleep(1.0)  # versions and partitions that change together, change once
             self._wanted.clear()
             try:
-                while self._is_owner and await self.sweep():
+                # Not against a Triton that is down: every refresh would only ask for the next.
+                await asyncio.to_thread(self._models.poll)
+                while (self._is_owner or self._is_asked) and await self.sweep():
                     # What was asked for needs a moment to be written; look again until it is.
                     await asyncio.sleep(5.0)
-            except (FintrecError, OSError) as failed:
+                self._is_asked = False
+            except (FintrecError, KafkaError, OSError) as failed:
                 logger.warning("sweep broken off reason=%s", failed)
                 await asyncio.sleep(5.0)
                 self._wanted.set()

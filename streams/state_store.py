@@ -5,15 +5,18 @@ Each call is one pipeline of single-key commands, which also holds on a cluster.
 """
 
 import functools
+import hashlib
+import threading
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from typing import Any, Final
+from typing import Any, Final, TypeAlias
 
 from redis.exceptions import NoScriptError, RedisClusterException, RedisError
 
 from features.errors import StateCorrupt, StoreUnavailable
 from features.freshness import Freshness, freshness
 from features.spec import USER_CONSENT, USER_INTRADAY, USER_STATE, VIEWS, View
+from streams.compare_and_set import compare_and_set_script
 from streams.feast_format import (
     bytes_payload,
     decode,
@@ -31,49 +34,24 @@ from streams.feast_format import (
 from streams.ports import StateWrite, ViewRow
 from streams.redis_client import Client
 
+_Command: TypeAlias = tuple[bytes, bytes, list[bytes]]
+
 JOIN_KEY: Final = "user_id"
 KEYS_CACHED: Final = 200_000  # about 100 bytes each
 VIEWS_BY_NAME: Final = {view.name: view for view in VIEWS if view.entity == "user"}
 
-# KEYS[1] the user's hash. ARGV[1] expected version (8 bytes, zero = absent), ARGV[2] the number of
-# timestamp fields n, then field and value pairs: n timestamps, the packed state, any others.
-# The version is read out of the stored packed state: byte 8 behind the Value's tag and length.
-COMPARE_AND_SET: Final = r"""
-local function instant(message)
-  local seconds, nanos, at = 0, 0, 1
-  while at <= #message do
-    local tag, number, scale, byte = string.byte(message, at), 0, 1, nil
-    repeat
-      at = at + 1
-      byte = string.byte(message, at) or 0
-      number = number + byte % 128 * scale
-      scale = scale * 128
-    until byte < 128
-    at = at + 1
-    if tag == 8 then seconds = number elseif tag == 16 then nanos = number end
-  end
-  return seconds * 1000 + nanos / 1000000
-end
-local stamps = tonumber(ARGV[2])
-local names = {ARGV[3 + 2 * stamps]}
-for i = 1, stamps do names[i + 1] = ARGV[1 + 2 * i] end
-local old = redis.call('HMGET', KEYS[1], unpack(names))
-local value, version = old[1], '\0\0\0\0\0\0\0\0'
-if value and string.byte(value, 1) == 10 then
-  local at = 2
-  while (string.byte(value, at) or 0) > 127 do at = at + 1 end
-  if #value >= at + 16 then version = string.sub(value, at + 9, at + 16) end
-end
-if version ~= ARGV[1] then return 0 end
-for i = 1, stamps do
-  local stored, at = old[i + 1], 2 + 2 * i
-  if stored and stored ~= ARGV[at] and instant(stored) > instant(ARGV[at]) then
-    ARGV[at] = stored
-  end
-end
-redis.call('HSET', KEYS[1], unpack(ARGV, 3))
-return 1
-"""
+# The further views that a write may carry, by (intraday given, consent given).
+_SCRIPTS: Final = {
+    (False, False): compare_and_set_script([]),
+    (True, False): compare_and_set_script([USER_INTRADAY]),
+    (False, True): compare_and_set_script([USER_CONSENT]),
+    (True, True): compare_and_set_script([USER_INTRADAY, USER_CONSENT]),
+}
+# A server names a script by the SHA-1 of its text.
+_SHA: Final = {
+    views: hashlib.sha1(text.encode(), usedforsecurity=False).hexdigest().encode()
+    for views, text in _SCRIPTS.items()
+}
 
 
 class RedisStateStore:
@@ -84,7 +62,9 @@ class RedisStateStore:
     """
 
     def __init__(self, connect: Callable[[], Client], project: str) -> None:
-        self._connect = functools.cache(connect)
+        self._make_client = connect
+        self._client: Client | None = None
+        self._making = threading.Lock()
         self._project = project
         self._key = functools.lru_cache(KEYS_CACHED)(
             functools.partial(entity_key, project, JOIN_KEY)
@@ -95,7 +75,6 @@ class RedisStateStore:
             name: [feature_field(name, feature) for feature in view.feature_names]
             for name, view in VIEWS_BY_NAME.items()
         }
-        self._script: str | None = None
 
     def read_packed(self, user_ids: Sequence[str]) -> list[bytes | None]:
         """See `StateStore.read_packed`."""
@@ -106,17 +85,23 @@ class RedisStateStore:
 
     def compare_and_set(self, writes: Sequence[StateWrite]) -> list[bool]:
         """See `StateStore.compare_and_set`."""
-        commands = [(self._key(write.user_id), self._arguments(write)) for write in writes]
+        commands = [
+            (
+                _SHA[write.intraday is not None, write.consent is not None],
+                self._key(write.user_id),
+                self._arguments(write),
+            )
+            for write in writes
+        ]
         if not commands:
             return []
         with self._reaching(f"writing {len(writes)} states"):
-            if self._script is None:
-                self._script = self._load_script()
             replies = self._evaluate(commands)
-            # A restarted or new node has lost the script: none of these ran, so repeating is safe.
+            # A new or restarted node does not know the script: none of these ran, so repeating is safe.
             lost = [at for at, reply in enumerate(replies) if isinstance(reply, NoScriptError)]
             if lost:
-                self._load_script()
+                for text in _SCRIPTS.values():
+                    self._connect().script_load(text)
                 for at, reply in zip(
                     lost, self._evaluate([commands[i] for i in lost]), strict=True
                 ):
@@ -161,6 +146,14 @@ class RedisStateStore:
         with self._reaching("pinging"):
             self._connect().ping()
 
+    def _connect(self) -> Client:
+        if self._client is None:
+            # Of two clients made at once, the one let go would close a socket that is in use.
+            with self._making:
+                if self._client is None:
+                    self._client = self._make_client()
+        return self._client
+
     def _read(
         self, doing: str, user_ids: Sequence[str], fields: Sequence[bytes]
     ) -> list[list[bytes | None]]:
@@ -170,30 +163,29 @@ class RedisStateStore:
             rows: list[list[bytes | None]] = pipe.execute()
         return rows
 
-    def _load_script(self) -> str:
-        return str(self._connect().script_load(COMPARE_AND_SET))
-
-    def _arguments(self, write: StateWrite) -> list[bytes | int]:
-        stamp = encode_timestamp(write.event_time_ms)
-        stamps = [self._stamps[USER_STATE.name], stamp]
-        pairs = [self._packed, encode_bytes(write.packed)]
+    def _arguments(self, write: StateWrite) -> list[bytes]:
+        """What follows the key and its count: see `streams.compare_and_set`."""
+        arguments: list[bytes] = [
+            write.expected_version.to_bytes(8, "little"),
+            encode_timestamp(write.event_time_ms),
+            encode_bytes(write.packed),
+        ]
         if write.intraday is not None:
-            fields = self._fields[USER_INTRADAY.name]
-            for field, value in zip(fields, write.intraday, strict=True):
-                pairs += (field, encode_int64(value))
-            stamps += (self._stamps[USER_INTRADAY.name], stamp)
+            if len(write.intraday) != len(USER_INTRADAY.features):
+                raise ValueError(
+                    f"got {len(write.intraday)} intraday values of {write.user_id!r}, "
+                    f"expected {len(USER_INTRADAY.features)}"
+                )
+            arguments += map(encode_int64, write.intraday)
         if write.consent is not None:
             marketing, effective_from_ms = write.consent
-            decision, since = self._fields[USER_CONSENT.name]
-            pairs += (decision, encode_string(marketing), since, encode_int64(effective_from_ms))
-            stamps += (self._stamps[USER_CONSENT.name], stamp)
-        expected = write.expected_version.to_bytes(8, "little")
-        return [expected, len(stamps) // 2, *stamps, *pairs]
+            arguments += (encode_string(marketing), encode_int64(effective_from_ms))
+        return arguments
 
-    def _evaluate(self, commands: Sequence[tuple[bytes, list[bytes | int]]]) -> list[Any]:
+    def _evaluate(self, commands: Sequence[_Command]) -> list[Any]:
         with self._connect().pipeline(transaction=False) as pipe:
-            for key, arguments in commands:
-                pipe.execute_command("EVALSHA", self._script, 1, key, *arguments)
+            for sha, key, arguments in commands:
+                pipe.execute_command("EVALSHA", sha, b"1", key, *arguments)
             replies: list[Any] = pipe.execute(raise_on_error=False)
         return replies
 

@@ -63,23 +63,25 @@ class ModelConfig:
 class TrainingConfig:
     """How both models are trained; the paper's figures are the recipe `paper`.
 
-    `label_stride`: a training window of the decoder carries the labelled steps of its newest
+    `validation_rows` bound each epoch's validation, `evaluation_rows` the pages that calibration
+    and final metrics are taken on. `label_stride`: a training window of the decoder carries the labelled steps of its newest
     `label_stride` rows, so every step keeps at least `window - label_stride` rows of context.
     """
 
     learning_rate: float = 1e-3
     weight_decay: float = 1e-5
     batch_size: int = 64
-    epochs: int = 5
+    epochs: int = 10
     schedule: Schedule = "cosine"
     gradient_norm: float = 1.0
     label_stride: int = 60
     validation_rows: int = 2048
+    evaluation_rows: int = 4096
     seed: int = 0
 
     def __post_init__(self) -> None:
         _check_choices(self)
-        for name in ("batch_size", "epochs", "validation_rows"):
+        for name in ("batch_size", "epochs", "validation_rows", "evaluation_rows"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name}={getattr(self, name)} is below 1")
         if self.label_stride < 0:
@@ -162,7 +164,12 @@ def paper() -> Recipe:
         name="paper",
         model=ModelConfig(d_model=512, num_layers=10, num_heads=8, d_feed_forward=256, d_head=512),
         training=TrainingConfig(
-            learning_rate=1e-4, weight_decay=1e-5, batch_size=64, epochs=50, schedule="constant"
+            learning_rate=1e-4,
+            weight_decay=1e-5,
+            batch_size=64,
+            epochs=50,
+            schedule="constant",
+            evaluation_rows=1_000_000,
         ),
     )
 

@@ -57,9 +57,13 @@ def cutoff_ms(time_ms: int) -> int:
 
 def slow_features(rows: Rows) -> list[dict[str, int]]:
     """Every dynamic feature by name, for each row of one user."""
+    events = [
+        (int(r["time_ms"]), ACTIONS[r["action"]], int(r["cents"]), CATEGORIES[r["category"]])
+        for r in rows
+    ]
     return [
-        _features_at(rows, int(row["time_ms"]), place, visit)
-        for place, (row, visit) in enumerate(zip(rows, slow_visits(rows), strict=True))
+        _features_at([e for e in events if e[0] <= now[0]], now[0], visit)
+        for now, visit in zip(events, slow_visits(rows), strict=True)
     ]
 
 
@@ -71,13 +75,8 @@ def slow_matrix(rows: Rows) -> np.ndarray:
 
 
 def _features_at(
-    rows: Rows, now_ms: int, place: int, visit: tuple[int, int, int, int]
+    seen: list[tuple[int, str, int, str]], now_ms: int, visit: tuple[int, int, int, int]
 ) -> dict[str, int]:
-    seen = [
-        (int(r["time_ms"]), ACTIONS[r["action"]], int(r["cents"]), CATEGORIES[r["category"]])
-        for r in rows
-        if r["time_ms"] <= now_ms
-    ]
     out = {}
     starts = {name: now_ms - size + 1 for name, size in WINDOWS_MS.items()}
     for name, start in (starts | {"day": cutoff_ms(now_ms)}).items():
@@ -87,10 +86,9 @@ def _features_at(
         out[f"purchases_count_{name}"] = sum(e[1] == "purchase" for e in inside)
         out[f"spend_sum_{name}"] = sum(e[2] for e in inside if e[1] == "purchase")
     for category in CATEGORIES[1:]:
+        # `inside` is still what happened since the nightly cut-off.
         out[f"spend_{category}_sum_day"] = sum(
-            e[2]
-            for e in seen
-            if e[0] >= cutoff_ms(now_ms) and e[1] == "purchase" and e[3] == category
+            e[2] for e in inside if e[1] == "purchase" and e[3] == category
         )
     _, order, start_ms, previous_end = visit
     since = [event for event in seen if event[0] > previous_end]

@@ -77,14 +77,14 @@ def interleaved(queues: dict[int, list[Delivery]], random) -> list[Delivery]:
     return out
 
 
-@settings(max_examples=80)
+@settings(max_examples=40)
 @given(topics(), st.randoms(use_true_random=False))
 def test_any_interleaving_of_topics_gives_the_same_state(queues, random):
     one, other = interleaved(queues, random), interleaved(queues, random)
     assert pack(fold(UserState(), one).state) == pack(fold(UserState(), other).state)
 
 
-@settings(max_examples=80)
+@settings(max_examples=40)
 @given(topics(), st.randoms(use_true_random=False), st.integers(1, 5))
 def test_one_by_one_and_in_batches_give_the_same_state(queues, random, size):
     deliveries = interleaved(queues, random)
@@ -96,7 +96,7 @@ def test_one_by_one_and_in_batches_give_the_same_state(queues, random, size):
     assert state.version == len(deliveries)
 
 
-@settings(max_examples=80)
+@settings(max_examples=40)
 @given(topics(), st.randoms(use_true_random=False), st.data())
 def test_what_is_delivered_again_changes_nothing(queues, random, data):
     deliveries = interleaved(queues, random)
@@ -107,7 +107,7 @@ def test_what_is_delivered_again_changes_nothing(queues, random, data):
     assert (found.num_applied, found.num_redelivered) == (0, len(again))
 
 
-@settings(max_examples=60)
+@settings(max_examples=40)
 @given(topics(), st.randoms(use_true_random=False), st.data())
 def test_a_worker_that_dies_between_write_and_commit_applies_each_event_once(queues, random, data):
     deliveries = interleaved(queues, random)
@@ -119,7 +119,7 @@ def test_a_worker_that_dies_between_write_and_commit_applies_each_event_once(que
     assert resumed.num_redelivered == written - committed
 
 
-@settings(max_examples=60)
+@settings(max_examples=40)
 @given(topics(), st.randoms(use_true_random=False))
 def test_the_history_of_a_state_is_the_bounded_log_of_its_events(queues, random):
     deliveries = interleaved(queues, random)

@@ -13,13 +13,13 @@ from tests.fintrec.tiny import config, models, training_set
 
 
 def recipe(**training: object) -> Recipe:
-    settings = {"epochs": 12, "learning_rate": 5e-3, "batch_size": 16, **training}
+    settings = {"epochs": 8, "learning_rate": 1e-2, "batch_size": 8, "label_stride": 6, **training}
     return Recipe(name="test", model=config(dropout=0.0), training=TrainingConfig(**settings))
 
 
 @pytest.fixture(scope="module")
 def data():
-    return training_set()
+    return training_set(14)
 
 
 @pytest.fixture(scope="module")
@@ -36,7 +36,7 @@ def test_both_models_beat_the_base_rates_on_later_days(trained) -> None:
     assert test["pcvr_auroc"] > 0.7
     assert test["pctr_next_item_log_loss"] < np.log(7)
     assert test["pctr_calibration_error"] < 0.15
-    assert test["pages"] == 24 * 4
+    assert test["pages"] == 14 * 4
 
 
 def test_progress_is_reported_for_both_models(trained) -> None:
@@ -46,7 +46,7 @@ def test_progress_is_reported_for_both_models(trained) -> None:
         assert [p.step for p in own if p.validation is None] == list(
             range(1, len([p for p in own if p.validation is None]) + 1)
         )
-        assert len([p for p in own if p.validation is not None]) == 12
+        assert len([p for p in own if p.validation is not None]) == 8
         assert all(0 <= p.share < 1 for p in own)
 
 

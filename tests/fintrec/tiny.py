@@ -156,7 +156,7 @@ def _decisions(pages: list[dict[str, object]]) -> Decisions:
     request[:, 7] = column("last", "i8")
     converted = [page["converted"] for page in pages]
     static = np.zeros((len(pages), NUM_STATIC), np.float16)
-    static[:, 0] = column("user", "i8") % 2
+    static[np.arange(len(pages)), column("user", "i8") % len(ITEMS)] = 1  # tells the habit
     return Decisions(
         user=column("user", "i4"),
         end=column("end", "i4"),

@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from google.protobuf.timestamp_pb2 import Timestamp
 
 from features.errors import StateCorrupt, StoreUnavailable
 from features.freshness import Freshness
@@ -185,7 +186,7 @@ class TestStateStoreContract:
         assert (row.values["marketing"], row.event_time_ms) == ("opted_out", NOW)
 
     def test_intraday_values_must_fit_the_registry(self, world: World) -> None:
-        with pytest.raises(ValueError, match="zip"):
+        with pytest.raises(ValueError, match=rf"got 2 .*expected {len(USER_INTRADAY.features)}"):
             world.store.compare_and_set([write("ann", 0, intraday=[1, 2])])
 
     def test_views_are_read_with_age_and_verdict(self, world: World) -> None:
@@ -276,6 +277,30 @@ class TestOnTheServer:
         with valkey.client() as client:
             client.script_flush()
         assert store.compare_and_set([write("ann", 1), write("ann", 1)]) == [True, False]
+
+    def test_the_newer_timestamp_stays_whatever_its_bytes(
+        self, store: RedisStateStore, valkey: Valkey
+    ) -> None:
+        """Twin of the script's own decoder: random instants of every length of message."""
+        rng = np.random.default_rng(5)
+        key = entity_key("fintrec", "user_id", "ann")
+        scales = [1, 1_000, 10**6, 2**28, 2**34, 2**35, 2**37]
+        with valkey.client() as client:
+            for version in range(400):
+                base = int(rng.integers(rng.choice(scales)))
+                stored = Timestamp(
+                    seconds=base, nanos=int(rng.integers(10**9)) if rng.random() < 0.8 else 0
+                )
+                later = int(rng.choice([-(10**7), -1_000, -1, 0, 1, 1_000, 10**7]))
+                given = max(0, stored.ToMilliseconds() + later)
+                client.hset(key, STAMP, stored.SerializeToString())
+                store.compare_and_set([write("ann", version, time_ms=given)])
+                found = Timestamp.FromString(client.hget(key, STAMP) or b"")
+                expected = Timestamp()
+                expected.FromMilliseconds(given)
+                assert found.ToNanoseconds() == max(
+                    stored.ToNanoseconds(), expected.ToNanoseconds()
+                ), (stored, given)
 
     def test_the_scan_finds_every_user_of_this_project_and_no_one_else(
         self, store: RedisStateStore, valkey: Valkey
