@@ -6,6 +6,7 @@ A pure function with a total order: best first, equal ranking scores in the orde
 eligible item with a pinned position at that position.
 """
 
+from collections.abc import Sequence
 from typing import Final
 
 import numpy as np
@@ -43,27 +44,35 @@ def order(
     """
     ranked = np.argsort(np.where(eligible_BM, -scores_BM, np.inf), axis=1, kind="stable")
     count = eligible_BM.sum(axis=1)
-    if pinned_M.any():
-        for row in range(len(ranked)):
-            ranked[row] = _pinned(ranked[row], int(count[row]), eligible_BM[row], pinned_M)
+    pinned = np.flatnonzero(pinned_M > 0)
+    if len(pinned):
+        # By position, then by place.
+        pinned = pinned[np.argsort(pinned_M[pinned], kind="stable")]
+        positions = pinned_M[pinned].tolist()
+        for row, chosen in enumerate(eligible_BM[:, pinned].tolist()):
+            pins = [
+                (position, place)
+                for position, place, is_eligible in zip(
+                    positions, pinned.tolist(), chosen, strict=True
+                )
+                if is_eligible
+            ]
+            if pins:
+                _pin(ranked[row, : count[row]], pins)
     return ranked, count
 
 
-def _pinned(
-    ranked_M: IntArray, count: int, eligible_M: npt.NDArray[np.bool_], pinned_M: IntArray
-) -> IntArray:
-    """A row's order with its pinned, eligible candidates moved to their positions.
+def _pin(ranked: IntArray, pins: Sequence[tuple[int, int]]) -> None:
+    """Move pinned places of a row's eligible order to their positions, in place.
 
     Of several at one position the lowest id has it, the others follow behind.
     """
-    pinned = sorted(
-        (int(pinned_M[place]), int(place)) for place in np.flatnonzero(eligible_M & (pinned_M > 0))
-    )
-    fixed = {place for _, place in pinned}
-    head = [int(place) for place in ranked_M[:count] if int(place) not in fixed]
+    head = ranked.tolist()
+    for _, place in pins:
+        head.remove(place)
     free = 0
-    for position, place in pinned:
+    for position, place in pins:
         at = max(free, min(position - 1, len(head)))
         head.insert(at, place)
         free = at + 1
-    return np.concatenate((np.array(head, np.int64), ranked_M[count:]))
+    ranked[:] = head

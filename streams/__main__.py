@@ -67,11 +67,18 @@ def cli() -> None:
 
 
 def main() -> None:
-    """Run the command line; a project error is one clear line and exit code 1."""
+    """Run the command line; a project error, or a silent broker, is one clear line and exit code 1."""
     try:
         cli(prog_name="fintrec")
     except FintrecError as exc:
         click.echo(f"fintrec: {exc}", err=True)
+        sys.exit(1)
+    except Exception as exc:
+        # Its base class is known only where a verb has imported the client.
+        kafka_errors = sys.modules.get("kafka.errors")
+        if kafka_errors is None or not isinstance(exc, kafka_errors.KafkaError):
+            raise
+        click.echo(f"fintrec: Kafka does not answer as it should: {exc}", err=True)
         sys.exit(1)
 
 

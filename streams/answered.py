@@ -52,7 +52,11 @@ class AnsweredRequests:
         slates = TopicPartition(SLATES, partition)
         # A consumer of the group that joins nothing: it only asks what was committed.
         reader = AIOKafkaConsumer(
-            **aiokafka_config(self._settings), group_id=self._group_id, enable_auto_commit=False
+            **aiokafka_config(self._settings),
+            group_id=self._group_id,
+            enable_auto_commit=False,
+            # What was committed may lie before what retention has kept.
+            auto_offset_reset="earliest",
         )
         await reader.start()
         try:

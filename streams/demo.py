@@ -54,6 +54,7 @@ def steps(bank: Path, checkpoint: Path, size: str, minutes: float) -> tuple[Step
     return (
         Step("simulate", ("simulate", "--size", size, "--out", str(bank))),
         Step("topics", ("topics", "create"), ("stack",)),
+        Step("policy", ("policy", "set", "--lambda-us", "1", "--lambda-ctr", "10"), ("topics",)),
         Step("features", ("nightly", str(bank)), ("topics", "simulate")),
         Step("publish", ("publish", str(bank), "--asap", "--days", "2"), ("topics", "simulate")),
         Step(

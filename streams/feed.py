@@ -15,6 +15,7 @@ import os
 import threading
 import time
 from collections.abc import Awaitable, Callable, Iterable, Sequence
+from itertools import count
 from typing import Any, Protocol
 
 import faust
@@ -81,36 +82,32 @@ class Batch:
 
 async def run_batch(work: Work, records: Sequence[Received]) -> None:
     """Have a batch done: servers that are down are waited for, a poisonous record is set apart."""
-    attempt = 0
-    while True:
-        try:
-            await work.handle(records)
-            return
-        except (Unavailable, KafkaError, OSError) as down:
-            delay = RETRY_S[min(attempt, len(RETRY_S) - 1)]
-            attempt += 1
-            logger.warning(
-                "batch held back worker=%s attempt=%d first=%s reason=%s",
-                work.name,
-                attempt,
-                records[0].at,
-                down,
-            )
-            await asyncio.sleep(delay)
-        except Exception as error:
-            # A worker never dies of an event: what breaks the code is set apart, whole, with its trace.
-            logger.exception(
-                "unexpected error worker=%s records=%d first=%s",
-                work.name,
-                len(records),
-                records[0].at,
-            )
-            if len(records) == 1:
-                await work.refuse(records[0], error)
-                return
+    try:
+        await _persist(work.name, records[0].at, lambda: work.handle(records))
+    except Exception as error:
+        # A worker never dies of an event: what breaks the code is set apart, whole, with its trace.
+        logger.exception(
+            "unexpected error worker=%s records=%d first=%s", work.name, len(records), records[0].at
+        )
+        if len(records) > 1:
             for record in records:
                 await run_batch(work, [record])
             return
+        broken = error  # the name of an except clause ends with it
+        await _persist(work.name, records[0].at, lambda: work.refuse(records[0], broken))
+
+
+async def _persist(name: str, first: str, attempt: Callable[[], Awaitable[None]]) -> None:
+    """Try again for as long as a server is down."""
+    for number in count(1):
+        try:
+            await attempt()
+            return
+        except (Unavailable, KafkaError, OSError) as down:
+            logger.warning(
+                "batch held back worker=%s attempt=%d first=%s reason=%s", name, number, first, down
+            )
+            await asyncio.sleep(RETRY_S[min(number, len(RETRY_S)) - 1])
 
 
 def app_id(name: str) -> str:

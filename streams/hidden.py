@@ -23,6 +23,7 @@ OLDER_MODEL = "older_model"
 REPAIR_FAILED = "repair_failed"
 NO_MODEL = "no_model"
 NO_STATE = "no_state"
+NOT_FINITE = "logits_not_finite"
 
 
 class Models(Protocol):
@@ -81,6 +82,12 @@ class HiddenStates:
         arrays = encode_histories([row.state.history for row in due]).arrays
         try:
             hidden = self._triton.repair(arrays, active.version)
+            expected = (len(due), active.manifest.state_width)
+            if hidden.shape != expected or not np.isfinite(hidden).all():
+                raise ModelUnavailable(
+                    f"triton: encode {active.version} gave {hidden.shape}, expected {expected}, "
+                    "finite"
+                )
         except ModelUnavailable:
             # The head call decides whether Triton is down; a late repair alone costs freshness.
             for row in due:
@@ -133,10 +140,12 @@ class HiddenStates:
                 f"expected {expected}"
             )
         logits = np.concatenate((pctr, pcvr), axis=1)
-        finite = np.isfinite(logits).all(axis=1)
-        if not finite.all():
-            raise ModelUnavailable(f"triton: head {model.version} gave logits that are not finite")
+        finite = np.logical_and.reduce(np.isfinite(logits), axis=1)
         for place, row in enumerate(rows):
+            if not finite[place]:
+                # One user's broken state is no reason to answer the whole batch without a model.
+                row.flags.append(NOT_FINITE)
+                continue
             row.logits = logits[place]
             row.inputs = (hidden[place], context[place], request[place])
             row.batch_size = len(rows)

@@ -139,10 +139,11 @@ class Ingest:
             found = due.setdefault(user_id, Due([], record.timestamp_ms))
             found.deliveries.append(delivery)
             found.wants_nightly |= delivery.event is None
-        if letters:
-            await self._producer.emit(letters)
+        # States first: while the store is down the batch is repeated, and letters would be as well.
         if due:
             self._apply(due, now_ms)
+        if letters:
+            await self._producer.emit(letters)
 
     async def refuse(self, record: Received, error: Exception) -> None:
         """Dead letter of a record that broke the code."""
@@ -230,6 +231,11 @@ class Ingest:
         try:
             with HOP_SECONDS.labels(self.name, "encode").time():
                 hidden = self._encoder.encode(arrays, model.version)
+            expected = (len(states), model.manifest.state_width)
+            if hidden.shape != expected:
+                raise ModelUnavailable(
+                    f"triton: encode {model.version} gave {hidden.shape}, expected {expected}"
+                )
         except ModelUnavailable as silent:
             HOP_FAILURES.labels("triton").inc()
             ENCODE_FAILURES.inc()
@@ -237,8 +243,13 @@ class Ingest:
             if self._sweep is not None:
                 self._sweep.request()
             return states
+        finite = np.logical_and.reduce(np.isfinite(hidden), axis=1)
+        if not finite.all():
+            ENCODE_FAILURES.inc()
+            logger.error("hidden states are not finite states=%d", (~finite).sum())
         return [
-            state.with_hidden(row, model.version) for state, row in zip(states, hidden, strict=True)
+            state.with_hidden(row, model.version) if usable else state
+            for state, row, usable in zip(states, hidden, finite, strict=True)
         ]
 
 

@@ -106,7 +106,8 @@ class ModelVersions:
     def _load(self, version: int) -> ServedModel | None:
         try:
             manifest = load_manifest(self._repository, version)
-        except ConfigurationError as refused:
+        except (ConfigurationError, KeyError, TypeError, ValueError, OSError) as refused:
+            # A manifest that cannot be read must not end the watch over the other versions.
             self._refused.add(version)
             logger.error("model version not used version=%d reason=%s", version, refused)
             return None

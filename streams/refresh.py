@@ -15,6 +15,7 @@ from typing import Protocol
 
 import msgspec
 import orjson
+from aiokafka.errors import KafkaError
 
 from features.border import INVALID
 from features.errors import FintrecError, MalformedEvent, StateCorrupt
@@ -109,7 +110,7 @@ class RefreshSweep:
                     # What was asked for needs a moment to be written; look again until it is.
                     await asyncio.sleep(5.0)
                 self._is_asked = False
-            except (FintrecError, OSError) as failed:
+            except (FintrecError, KafkaError, OSError) as failed:
                 logger.warning("sweep broken off reason=%s", failed)
                 await asyncio.sleep(5.0)
                 self._wanted.set()

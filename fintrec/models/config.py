@@ -158,8 +158,16 @@ def _parsed(name: str, old: object, text: str) -> object:
 
 
 def tiny_cpu() -> Recipe:
-    """Laptop and demo: trains in about a minute on two cores, encodes a user in under 1 ms."""
-    return Recipe(name="tiny_cpu", model=ModelConfig(), training=TrainingConfig())
+    """Laptop and demo: trains in about a minute on two cores, encodes a user in under 1 ms.
+
+    A minute is few steps: small batches, a high rate and no dropout get furthest in it, judged by
+    the validation log loss on the simulated bank.
+    """
+    return Recipe(
+        name="tiny_cpu",
+        model=ModelConfig(dropout=0.0),
+        training=TrainingConfig(learning_rate=3e-3, batch_size=16),
+    )
 
 
 def paper() -> Recipe:

@@ -16,7 +16,7 @@ from rich.text import Text
 
 from features.clock import SystemClock
 from features.errors import FintrecError
-from streams.commands.options import dir_option
+from streams.commands.options import dir_option, wide_console
 from streams.commands.slate_table import slate_table
 from streams.local_stack.stack import LocalStack
 from streams.settings import Settings, load_settings
@@ -27,6 +27,7 @@ STEPS = {
     "topics": "create the topics",
     "workers": "start an ingest and a scoring worker",
     "features": "apply the Feast repository, load the nightly features",
+    "policy": "set the ranking policy: a click counts as ten dollars",
     "publish": "publish the catalogue, consents and the last days' events",
     "train": "train pCTR and pCVR on the log",
     "export": "export to Triton and load the models",
@@ -41,7 +42,7 @@ STEPS = {
 @dir_option
 def demo(keep: bool, size: str, minutes: float, svg: Path | None, stack_dir: Path | None) -> None:
     """Build everything from nothing, ask for slates, and show what an event changes."""
-    console = Console(record=svg is not None, width=110 if svg else None)
+    console = Console(record=True, width=110) if svg else wide_console()
     settings = load_settings(stack_dir)
     began = time.monotonic()
     with ExitStack() as exits:

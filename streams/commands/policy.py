@@ -4,7 +4,6 @@ from pathlib import Path
 
 import click
 import msgspec
-from rich.console import Console
 from rich.table import Table
 
 from features.border import to_record
@@ -12,7 +11,7 @@ from features.clock import SystemClock
 from features.errors import MalformedEvent
 from features.records import RankingPolicy
 from fintrec.policies import PolicyBook
-from streams.commands.options import dir_option, json_option, print_json
+from streams.commands.options import dir_option, json_option, print_json, wide_console
 from streams.policy_topic import publish_policy, read_policies
 from streams.settings import load_settings
 
@@ -51,7 +50,7 @@ def show(scope: str | None, stack_dir: Path | None, as_json: bool) -> None:
             str(len(row["urgency"])),
             "yes" if row["in_force"] else "",
         )
-    Console().print(table)
+    wide_console().print(table)
 
 
 @policy.command("set")

@@ -4,11 +4,10 @@ import uuid
 from pathlib import Path
 
 import click
-from rich.console import Console
 
 from features.clock import SystemClock
 from features.records import SlateRequest
-from streams.commands.options import dir_option, json_option, print_json
+from streams.commands.options import dir_option, json_option, print_json, wide_console
 from streams.commands.slate_table import slate_table
 from streams.settings import load_settings
 
@@ -63,4 +62,4 @@ def request(
     if as_json:
         print_json(slate)
     else:
-        Console().print(slate_table(slate))
+        wide_console().print(slate_table(slate))

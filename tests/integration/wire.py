@@ -50,7 +50,8 @@ class Wire:
     """A producer, and a thread that reads all topics from their beginning."""
 
     def __init__(self, settings: Settings) -> None:
-        config = kafka_python_config(settings)
+        # The broker is killed by tests; by default kafka-python then waits up to 30 s to come back.
+        config = kafka_python_config(settings) | {"reconnect_backoff_max_ms": 500}
         self._producer = KafkaProducer(
             **config, acks="all", linger_ms=1, delivery_timeout_ms=90_000
         )
