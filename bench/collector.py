@@ -26,6 +26,7 @@ from streams.state_store import JOIN_KEY
 READY: Final = "COLLECTOR READY"
 HOPS: Final = ("queue", "store", "head", "rank", "total")
 _AFTERWARDS_S: Final = 0.4  # how long a doubled slate is waited for
+_QUIET_S: Final = 1.5  # without a write: ingest has done what it will do
 
 
 async def collect(plan: dict[str, Any], out: Path) -> None:
@@ -75,11 +76,11 @@ async def _slates(
 
 
 async def _quiet(writes: list[tuple[float, bytes]], until_s: float) -> None:
-    """Wait until no state has been written for a while: ingest may be behind scoring."""
+    """Wait until no state is written any more: ingest may be behind scoring."""
     seen = -1
     while seen < len(writes) and time.monotonic() < until_s:
         seen = len(writes)
-        await asyncio.sleep(_AFTERWARDS_S)
+        await asyncio.sleep(_QUIET_S)
 
 
 async def _listen(events: Any, writes: list[tuple[float, bytes]]) -> None:

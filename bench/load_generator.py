@@ -21,6 +21,7 @@ from bench.traffic import Load, event_records, request_records, schedule
 from streams.producer import partition_of
 
 _LEAD_S: Final = 0.3
+_STAY_S: Final = 1.0
 _MAKE_S: Final = 15e-6  # making one record, at most, on a busy core
 
 
@@ -53,6 +54,8 @@ async def generate(plan: dict[str, Any], out: Path) -> None:
     sys.stdout.write(f"{start_s!r}\n")
     sys.stdout.flush()
     sent_s, stamp_ms = await _send(producer, records, start_s, plan["tick_ms"] / 1000)
+    # Its CPU time is read when the last record is due, so it stays for that.
+    await asyncio.sleep(_STAY_S)
     await producer.stop()
     np.savez(out, start_s=start_s, sent_s=sent_s, stamp_ms=stamp_ms, num_requests=num_requests)
 

@@ -9,20 +9,29 @@ import hashlib
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
 from features.consent import Verdict, verdict
-from features.encoding import bucket_of
+from features.encoding import bucket_of, missing_static
 from features.errors import StateCorrupt
+from features.freshness import Freshness, freshness
 from features.history import WINDOW
-from features.packed import UserState, pack, unpack
+from features.packed import Halfs, UserState, pack, unpack
 from features.records import RankingPolicy, SlateRequest
-from features.spec import DAY_MS
+from features.spec import DAY_MS, USER_STATIC
 from fintrec.calibration import conversion_probabilities
-from fintrec.catalogue import NO_COLUMN, NO_PRIORS, FloatArray, candidates
+from fintrec.catalogue import (
+    NO_COLUMN,
+    NO_PRIORS,
+    Candidates,
+    FloatArray,
+    IntArray,
+    candidates,
+)
 from fintrec.eligibility import OTHER_PRODUCT, UNKNOWN_ITEM, VERDICTS, reasons
 from fintrec.ranking import order, ranking_scores
 from fintrec.slates import POPULARITY, CandidateSet, Decision, slate_id
@@ -35,6 +44,7 @@ from streams.topics import EVENT_TOPICS
 from streams.wire import Received
 
 CORRUPT_STATE = "state_unreadable"
+STALE_STATIC = "user_static_stale"
 UNKNOWN_ITEMS = "items_unknown_to_model"
 EMPTY = "no_eligible_item"
 _NO_STATE = UserState()
@@ -48,6 +58,7 @@ class Row:
     record: Received
     request: SlateRequest
     state: UserState = _NO_STATE
+    static: Halfs = field(default_factory=missing_static)
     tier: str = POPULARITY
     flags: list[str] = field(default_factory=list)
     model: ServedModel | None = None
@@ -56,20 +67,79 @@ class Row:
     batch_size: int = 0
     latency_ms: dict[str, float] = field(default_factory=dict)
 
-    def take_state(self, packed: bytes | None) -> None:
-        """Take the packed state in; one that cannot be read counts as none and is flagged."""
+    def take_state(self, packed: bytes | None, now_ms: int) -> None:
+        """Take the packed state in; one that cannot be read counts as none and is flagged.
+
+        Nightly features older than their time to live are missing to the models, as in training.
+        """
         if packed is None:
             return
         try:
             self.state = unpack(packed)
         except StateCorrupt:
             self.flags.append(CORRUPT_STATE)
+            return
+        if freshness(self.state.static_ms or None, now_ms, USER_STATIC.ttl_ms) is Freshness.PRESENT:
+            self.static = self.state.static
+        elif self.state.static_ms:
+            self.flags.append(STALE_STATIC)
 
     def repaired_write(self) -> StateWrite:
         """The state with its new hidden states, valid only on the very version that was read."""
         return StateWrite(
             self.request.user_id, self.state.version, pack(self.state), self.state.last_event_ms
         )
+
+
+class Probabilities:
+    """pCTR and pCVR of every row that one model scored, for all its K items at once."""
+
+    def __init__(self, model: ServedModel) -> None:
+        self._model = model
+        self._logits: list[npt.NDArray[np.float32]] = []
+        self._place: dict[int, int] = {}
+
+    def add(self, row: Row) -> None:
+        """Take a row in; all are added before the first `of`."""
+        assert row.logits is not None
+        self._place[id(row)] = len(self._logits)
+        self._logits.append(row.logits)
+
+    @cached_property
+    def _both_BK(self) -> tuple[FloatArray, FloatArray]:
+        logits = np.stack(self._logits)
+        num_items = logits.shape[1] // 2
+        return (
+            self._model.calibration.apply(logits[:, :num_items]),
+            conversion_probabilities(logits[:, num_items:]),
+        )
+
+    def of(self, rows: Sequence[Row], column_M: IntArray) -> tuple[FloatArray, FloatArray]:
+        """Rows and output columns as (B, M); `NO_COLUMN` gives some number."""
+        places = np.array([self._place[id(row)] for row in rows])
+        chosen = (places[:, None], column_M)
+        pctr, pcvr = self._both_BK
+        return pctr[chosen], pcvr[chosen]
+
+
+def _of_candidates(
+    rows: Sequence[Row], compiled: Candidates, probabilities: Probabilities | None
+) -> tuple[FloatArray, FloatArray]:
+    """pCTR and pCVR of every row and candidate, (B, M); priors where there is no logit."""
+    if probabilities is not None:
+        pctr, pcvr = probabilities.of(rows, compiled.column_M)
+        known = compiled.column_M != NO_COLUMN
+        if known.all():
+            return pctr, pcvr
+        return (
+            np.where(known, pctr, compiled.prior_pctr_M),
+            np.where(known, pcvr, compiled.prior_pcvr_M),
+        )
+    shape = (len(rows), len(compiled))
+    return (
+        np.broadcast_to(compiled.prior_pctr_M, shape),
+        np.broadcast_to(compiled.prior_pcvr_M, shape),
+    )
 
 
 class Ranker:
@@ -86,16 +156,21 @@ class Ranker:
     def decide(self, rows: Sequence[Row], now_ms: int, started: float) -> list[Decision]:
         """A decision for every row; the tier of a row without logits is popularity."""
         groups: dict[tuple[object, ...], list[Row]] = {}
+        by_model: dict[int, Probabilities] = {}
         for row in rows:
             if row.logits is None:
                 row.tier = POPULARITY
                 row.model = None
+            if row.model is not None:
+                by_model.setdefault(row.model.version, Probabilities(row.model)).add(row)
             version = row.model.version if row.model else 0
             wanted = tuple(row.request.candidates) if row.request.candidates is not None else None
             groups.setdefault((row.request.product, version, wanted), []).append(row)
         decisions: list[Decision] = []
         for members in groups.values():
-            decisions += self._decide_group(members, now_ms, started)
+            model = members[0].model
+            probabilities = by_model[model.version] if model else None
+            decisions += self._decide_group(members, probabilities, now_ms, started)
         return decisions
 
     def _candidate_set(
@@ -130,7 +205,13 @@ class Ranker:
         found = self._sets[key] = CandidateSet(compiled, extra, (catalogue, policy))
         return found
 
-    def _decide_group(self, rows: list[Row], now_ms: int, started: float) -> list[Decision]:
+    def _decide_group(
+        self,
+        rows: list[Row],
+        probabilities: Probabilities | None,
+        now_ms: int,
+        started: float,
+    ) -> list[Decision]:
         policy = self._reference.policies.in_force(rows[0].request.product, now_ms)
         model = rows[0].model
         chosen = self._candidate_set(rows[0].request, policy, model)
@@ -143,7 +224,7 @@ class Ranker:
             np.array([row.state.enrollments for row in rows], np.uint32),
             np.array([row.state.tenure_days for row in rows], np.int64),
         )
-        pctr_BM, pcvr_BM = self._probabilities(rows, chosen, model)
+        pctr_BM, pcvr_BM = _of_candidates(rows, compiled, probabilities)
         scores_BM = ranking_scores(
             policy, pctr_BM, pcvr_BM, compiled.value_usd_M, compiled.urgency_M
         )
@@ -176,24 +257,6 @@ class Ranker:
                 )
             )
         return decisions
-
-    def _probabilities(
-        self, rows: list[Row], chosen: CandidateSet, model: ServedModel | None
-    ) -> tuple[FloatArray, FloatArray]:
-        """pCTR and pCVR of every row and candidate, (B, M); priors where there is no logit."""
-        compiled = chosen.candidates
-        shape = (len(rows), len(compiled))
-        pctr = np.broadcast_to(compiled.prior_pctr_M, shape)
-        pcvr = np.broadcast_to(compiled.prior_pcvr_M, shape)
-        if model is None:
-            return pctr, pcvr
-        logits = np.stack([row.logits for row in rows if row.logits is not None])
-        num_items = logits.shape[1] // 2
-        column = compiled.column_M
-        known = column != NO_COLUMN
-        by_click = model.calibration.apply(logits[:, :num_items])[:, column]
-        by_conversion = conversion_probabilities(logits[:, num_items:])[:, column]
-        return np.where(known, by_click, pctr), np.where(known, by_conversion, pcvr)
 
     def _finish(
         self,
