@@ -121,6 +121,7 @@ def test_a_fault_in_mid_stream_loses_doubles_and_undoes_nothing(
     with VersionWatch(system, stream.users) as watch, stream:
         stream.await_answers()
         fault(system)
+        stream.await_folds()
         stream.await_answers()
     system.wire.settle(120)
     found, repeated = answers(system, stream.requests)
