@@ -12,6 +12,7 @@ import torch
 from fintrec.batches import conversion_batches
 from fintrec.calibration import Calibration, click_level, conversion_probabilities
 from fintrec.datasets import Decisions, TrainingSet
+from fintrec.exposure import ExposurePrior
 from fintrec.metrics import auroc, calibration_error, log_loss, recall_at
 from fintrec.models.pctr import Pctr
 from fintrec.models.pcvr import Pcvr
@@ -70,11 +71,11 @@ def evaluate(
     scored: Scored,
     decisions: Decisions,
     calibration: Calibration,
-    prior_K: npt.NDArray[np.float64],
+    prior: ExposurePrior,
 ) -> dict[str, Any]:
     """Metrics of both models on scored pages; None where there is nothing to measure.
 
-    `prior_K` is the one of the click objective: the next click (eq. 2 and 3) depends on what is
+    `prior` is the one of the click objective: the next click (eq. 2 and 3) depends on what is
     shown, the impression metrics do not.
     """
     shown, clicked = decisions.shown[scored.pages], decisions.clicked[scored.pages]
@@ -86,7 +87,8 @@ def evaluate(
         "conversions": int(scored.converted[scored.known].sum()),
     }
     if len(target):
-        level = click_level(scored.pctr_logits[row] + prior_K)
+        shares = prior.rows(decisions.request[scored.pages[row]])
+        level = click_level(scored.pctr_logits[row] + shares)
         found["pctr_next_item_log_loss"] = float(-level[np.arange(len(target)), target].mean())
         for k in (1, 5):
             found[f"pctr_recall_at_{k}"] = recall_at(level, target, k)

@@ -6,10 +6,12 @@ that needs a gradient happens inside one `forward`.
 Shapes: as in `fintrec/batches.py`; D width
 """
 
+import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
 from fintrec.batches import ClickBatch, ConversionBatch
+from fintrec.exposure import ExposurePrior
 from fintrec.models.pctr import Pctr
 from fintrec.models.pcvr import Pcvr
 
@@ -17,16 +19,13 @@ from fintrec.models.pcvr import Pcvr
 class ClickObjective(nn.Module):
     """Next-item loss over clicked steps only (FinTRec eq. 2), mean over the batch's steps.
 
-    `prior_K` is added to the logits inside the loss: P(clicked next) is P(shown) P(click | shown)
-    up to a constant, so with log shares of exposure the model is left with the second factor.
+    `prior` is added to the logits inside the loss (`fintrec/exposure.py`).
     """
 
-    prior_K: Tensor
-
-    def __init__(self, model: Pctr, prior_K: Tensor) -> None:
+    def __init__(self, model: Pctr, prior: ExposurePrior) -> None:
         super().__init__()
         self.model = model
-        self.register_buffer("prior_K", prior_K)
+        self._prior = prior
 
     def logits(self, batch: ClickBatch) -> Tensor:
         """(L, K): the head on the hidden state of each labelled step, without the prior."""
@@ -36,7 +35,9 @@ class ClickObjective(nn.Module):
 
     def forward(self, batch: ClickBatch) -> Tensor:
         """Scalar loss."""
-        return functional.cross_entropy(self.logits(batch) + self.prior_K, batch.target_L)
+        shares_LK = torch.from_numpy(self._prior.rows(batch.request_LR.cpu().numpy()))
+        logits_LK = self.logits(batch)
+        return functional.cross_entropy(logits_LK + shares_LK.to(logits_LK), batch.target_L)
 
 
 class ConversionObjective(nn.Module):

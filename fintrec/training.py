@@ -33,13 +33,14 @@ from fintrec.calibration import fit as fit_calibration
 from fintrec.checkpoint import Checkpoint
 from fintrec.datasets import Decisions, TrainingSet
 from fintrec.evaluation import evaluate, impressions, score
+from fintrec.exposure import ExposurePrior, exposure_prior, no_prior
 from fintrec.models.config import Recipe, TrainingConfig
 from fintrec.models.embedding import HistoryEmbedding
 from fintrec.models.head import ItemHead
 from fintrec.models.pctr import Pctr
 from fintrec.models.pcvr import Pcvr
 from fintrec.objectives import ClickObjective, ConversionObjective
-from fintrec.popularity import Popularity, log_exposure, measure
+from fintrec.popularity import Popularity, measure
 
 _WARM_SHARE: Final = 0.05  # of the training, in which the learning rate rises
 _FIT_PAGES: Final = 2048  # pages whose histories the standardisation is fitted on
@@ -165,8 +166,8 @@ def train(
     torch.manual_seed(recipe.training.seed)
     popularity = measure(data)
     pctr, pcvr = Pctr(data.vocabulary, recipe.model), Pcvr(data.vocabulary, recipe.model)
-    prior = log_exposure(data) if recipe.training.exposure_prior else np.zeros(len(data.items))
-    prepare(pctr, pcvr, data, popularity, prior, recipe.training.seed)
+    prior = exposure_prior(data) if recipe.training.exposure_prior else no_prior(len(data.items))
+    prepare(pctr, pcvr, data, popularity, recipe.training.seed)
     stride = min(recipe.training.label_stride, recipe.model.window // 2)
     history = {
         "pctr": fit(
@@ -207,7 +208,7 @@ def _sample(decisions: Decisions, limit: int, seed: int) -> IntArray:
 
 
 def _click_task(
-    model: Pctr, data: TrainingSet, config: TrainingConfig, stride: int, prior: FloatArray
+    model: Pctr, data: TrainingSet, config: TrainingConfig, stride: int, prior: ExposurePrior
 ) -> Task[Any]:
     windows = click_windows(data, data.train, stride)
     held_out = click_windows(data, data.validation, stride)
@@ -220,7 +221,7 @@ def _click_task(
         rng = np.random.default_rng(config.seed)
         chosen = rng.choice(len(held_out), config.validation_rows, replace=False)
         held_out = [held_out[place] for place in sorted(chosen.tolist())]
-    objective = ClickObjective(model, torch.from_numpy(prior).float())
+    objective = ClickObjective(model, prior)
 
     @torch.inference_mode()
     def validate() -> float:
@@ -282,7 +283,6 @@ def prepare(
     pcvr: Pcvr,
     data: TrainingSet,
     popularity: Popularity,
-    prior: FloatArray,
     seed: int,
 ) -> None:
     """Fit the standardisation, and start the output biases at the base rates.
@@ -301,7 +301,7 @@ def prepare(
         for scale, sample in ((embedding.dynamic_scale, dynamic), (item_head.static_scale, static)):
             if len(sample):
                 scale.fit(sample.mean(0), sample.std(0, correction=0))
-    rates = np.log(np.maximum(np.array(popularity.ctr), 1e-6)) + log_exposure(data) - prior
+    rates = np.log(np.maximum(np.array(popularity.ctr), 1e-6))
     pctr.item_head.output.bias.copy_(torch.from_numpy(rates))
     cvr = np.clip(np.array(popularity.cvr), 1e-6, 0.5)
     pcvr.item_head.output.bias.copy_(torch.from_numpy(np.log(cvr / (1 - cvr))))

@@ -9,6 +9,7 @@ import torch
 from features.encoding import encode_histories
 from features.history import WINDOW, as_of
 from fintrec.batches import click_batches, click_windows, conversion_batches
+from fintrec.exposure import exposure_prior
 from fintrec.objectives import ClickObjective, ConversionObjective
 from tests.fintrec.tiny import history, models, training_set
 
@@ -94,7 +95,7 @@ def test_a_step_in_a_window_has_the_logits_of_its_own_history() -> None:
     """Windows of the decoder are an optimisation: a short history alone gives the same."""
     data = training_set(3)
     pctr, _ = models()
-    prior = torch.randn(7)
+    prior = exposure_prior(data)
     objective = ClickObjective(pctr, prior).eval()
     windows = click_windows(data, data.train, 60)
     rng = np.random.default_rng(0)
@@ -102,7 +103,8 @@ def test_a_step_in_a_window_has_the_logits_of_its_own_history() -> None:
         with torch.inference_mode():
             logits = objective.logits(batch)
             loss = objective(batch)
-        own = -torch.log_softmax(logits + prior, 1)[torch.arange(len(logits)), batch.target_L]
+        shares = torch.from_numpy(prior.rows(batch.request_LR.numpy())).float()
+        own = -torch.log_softmax(logits + shares, 1)[torch.arange(len(logits)), batch.target_L]
         torch.testing.assert_close(loss, own.mean())
         for step in range(len(logits)):
             size = batch.times_WT.shape[1] - int(batch.from_end_L[step]) + 1
