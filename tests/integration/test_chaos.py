@@ -144,6 +144,35 @@ def test_a_fault_in_mid_stream_loses_doubles_and_undoes_nothing(
     gc.collect()  # here, where the sockets of a killed broker are excused
 
 
+def test_states_without_hidden_states_are_made_whole_by_the_worker_that_wrote_them(
+    system: System,
+) -> None:
+    # Nobody asks for slates, so the scorer repairs nothing; and only the worker that does not
+    # sweep for all (the one without partition 0) finds Triton silent.
+    stream = Stream(system, "swept", num_users=20, requests_per_s=0, partitions=(2, 3))
+    system.start_worker("ingest", "ingest-2")
+    try:
+        until("both workers own partitions", lambda: members(system, "ingest") == 2, 90)
+        triton = system.process("triton")
+        with stream:
+            stream.await_folds()
+            triton.send(signal.SIGSTOP)
+            try:
+                until("some hidden state is behind", lambda: num_behind(system, stream) > 0)
+            finally:
+                triton.send(signal.SIGCONT)
+        system.wire.settle()
+        await_applied(system, stream.users, stream.refused)
+    finally:
+        system.stop_worker("ingest-2")
+
+
+def num_behind(system: System, stream: Stream) -> int:
+    """Users whose hidden states have not seen their whole history."""
+    headers = system.headers(stream.users).values()
+    return sum(header.version != header.state_version for header in headers)
+
+
 def check_features(system: System, stream: Stream) -> None:
     """Histories and typed features of every user are the referee's."""
     refused = stream.refused
