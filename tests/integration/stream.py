@@ -94,6 +94,11 @@ class Stream:
         return sum(header.version for header in self._system.headers(self.users).values())
 
     @property
+    def num_sent(self) -> int:
+        """Good events so far, the decisions at the start among them."""
+        return self.num_events + len(self.users[::2])
+
+    @property
     def refused(self) -> set[str]:
         """Places of the records that the border must have refused."""
         places = [future.get(60) for future in self._broken]
