@@ -7,17 +7,13 @@ from typing import Any
 
 import numpy as np
 
-from tests.integration.referee import (
-    Expected,
-    Models,
-    Owned,
+from tests.integration.referee import Expected, Models, Owned, context_of, request_of
+from tests.integration.referee_slates import (
     candidates_of,
     consent_verdict,
-    context_of,
     policy_in_force,
     ranked,
     refusal,
-    request_of,
 )
 
 FRESH = "fresh"

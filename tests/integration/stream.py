@@ -4,15 +4,17 @@ import json
 import random
 import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
+from itertools import count, islice
 from types import TracebackType
 from typing import Any, Self
 
 from features.errors import StoreUnavailable
 from features.packed import read_header
 from streams.apps import state_store
+from streams.producer import partition_of
 from streams.topics import SLATE_REQUESTS
-from tests.integration.conftest import System, now_ms
+from tests.integration.conftest import NUM_PARTITIONS, System, now_ms
 from tests.integration.referee import DAY
 from tests.integration.traffic import broken, consent, interaction, request, transaction
 from tests.integration.wire import until
@@ -21,7 +23,10 @@ TICK_S = 0.05
 
 
 class Stream:
-    """Publishes `events_per_s` and `requests_per_s` of `num_users` users, open loop, in a thread."""
+    """Publishes `events_per_s` and `requests_per_s` of `num_users` users, open loop, in a thread.
+
+    Of users whose events lie in `partitions`, by default of all.
+    """
 
     def __init__(
         self,
@@ -31,8 +36,11 @@ class Stream:
         events_per_s: int = 200,
         requests_per_s: int = 100,
         seed: int = 0,
+        partitions: Collection[int] = range(NUM_PARTITIONS),
     ) -> None:
-        self.users = [f"{prefix}-{number}" for number in range(num_users)]
+        names = (f"{prefix}-{number}" for number in count())
+        mine = (n for n in names if partition_of(n.encode(), NUM_PARTITIONS) in partitions)
+        self.users = list(islice(mine, num_users))
         self.requests: list[str] = []
         self.num_events = 0
         self._system = system
@@ -84,6 +92,11 @@ class Stream:
 
     def _num_applied(self) -> int:
         return sum(header.version for header in self._system.headers(self.users).values())
+
+    @property
+    def num_sent(self) -> int:
+        """Good events so far, the decisions at the start among them."""
+        return self.num_events + len(self.users[::2])
 
     @property
     def refused(self) -> set[str]:
