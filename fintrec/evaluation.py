@@ -66,8 +66,17 @@ def impressions(
     return level, decisions.clicked[scored.pages][row, position]
 
 
-def evaluate(scored: Scored, decisions: Decisions, calibration: Calibration) -> dict[str, Any]:
-    """Metrics of both models on scored pages; None where there is nothing to measure."""
+def evaluate(
+    scored: Scored,
+    decisions: Decisions,
+    calibration: Calibration,
+    prior_K: npt.NDArray[np.float64],
+) -> dict[str, Any]:
+    """Metrics of both models on scored pages; None where there is nothing to measure.
+
+    `prior_K` is the one of the click objective: the next click (eq. 2 and 3) depends on what is
+    shown, the impression metrics do not.
+    """
     shown, clicked = decisions.shown[scored.pages], decisions.clicked[scored.pages]
     row, position = np.nonzero((shown >= 0) & clicked)
     target = shown[row, position]
@@ -77,10 +86,10 @@ def evaluate(scored: Scored, decisions: Decisions, calibration: Calibration) -> 
         "conversions": int(scored.converted[scored.known].sum()),
     }
     if len(target):
-        level = click_level(scored.pctr_logits[row])
+        level = click_level(scored.pctr_logits[row] + prior_K)
         found["pctr_next_item_log_loss"] = float(-level[np.arange(len(target)), target].mean())
         for k in (1, 5):
-            found[f"pctr_recall_at_{k}"] = recall_at(scored.pctr_logits[row], target, k)
+            found[f"pctr_recall_at_{k}"] = recall_at(level, target, k)
     row, position = np.nonzero(shown >= 0)
     if len(row):
         pctr = calibration.apply(scored.pctr_logits)[row, shown[row, position]]

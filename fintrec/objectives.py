@@ -15,21 +15,28 @@ from fintrec.models.pcvr import Pcvr
 
 
 class ClickObjective(nn.Module):
-    """Next-item loss over clicked steps only (FinTRec eq. 2), mean over the batch's steps."""
+    """Next-item loss over clicked steps only (FinTRec eq. 2), mean over the batch's steps.
 
-    def __init__(self, model: Pctr) -> None:
+    `prior_K` is added to the logits inside the loss: P(clicked next) is P(shown) P(click | shown)
+    up to a constant, so with log shares of exposure the model is left with the second factor.
+    """
+
+    prior_K: Tensor
+
+    def __init__(self, model: Pctr, prior_K: Tensor) -> None:
         super().__init__()
         self.model = model
+        self.register_buffer("prior_K", prior_K)
 
     def logits(self, batch: ClickBatch) -> Tensor:
-        """(L, K): the head on the hidden state of each labelled step."""
+        """(L, K): the head on the hidden state of each labelled step, without the prior."""
         hidden_WTD = self.model.encode_all(batch.tokens_WTC, batch.times_WT, batch.dynamic_WTF)
         state_LD = hidden_WTD[batch.window_L, hidden_WTD.shape[1] - batch.from_end_L]
         return self.model.head(state_LD, batch.context_LX, batch.request_LR)
 
     def forward(self, batch: ClickBatch) -> Tensor:
         """Scalar loss."""
-        return functional.cross_entropy(self.logits(batch), batch.target_L)
+        return functional.cross_entropy(self.logits(batch) + self.prior_K, batch.target_L)
 
 
 class ConversionObjective(nn.Module):

@@ -68,6 +68,14 @@ def measure(data: "TrainingSet") -> Popularity:
     return Popularity(ctr, cvr, prior_ctr, prior_cvr)
 
 
+def log_exposure(data: "TrainingSet") -> FloatArray:
+    """Log share of training impressions that each item had, (K,); one more each, so finite."""
+    shown = data.train.shown[data.train.shown >= 0]
+    counts = np.bincount(shown, minlength=len(data.items)) + 1.0
+    shares: FloatArray = np.log(counts / counts.sum())
+    return shares
+
+
 def _shrunk(
     hits: npt.NDArray[np.int64], trials: npt.NDArray[np.int64], kinds: npt.NDArray[np.str_]
 ) -> tuple[tuple[float, ...], dict[str, float]]:

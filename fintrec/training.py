@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from typing import Any, Final, Generic, TypeVar
 
 import numpy as np
+import numpy.typing as npt
 import torch
 from torch import Tensor, nn
 
@@ -38,10 +39,12 @@ from fintrec.models.head import ItemHead
 from fintrec.models.pctr import Pctr
 from fintrec.models.pcvr import Pcvr
 from fintrec.objectives import ClickObjective, ConversionObjective
-from fintrec.popularity import Popularity, measure
+from fintrec.popularity import Popularity, log_exposure, measure
 
 _WARM_SHARE: Final = 0.05  # of the training, in which the learning rate rises
 _FIT_PAGES: Final = 2048  # pages whose histories the standardisation is fitted on
+IntArray = npt.NDArray[np.int64]
+FloatArray = npt.NDArray[np.float64]
 Batch = TypeVar("Batch")
 
 
@@ -162,11 +165,15 @@ def train(
     torch.manual_seed(recipe.training.seed)
     popularity = measure(data)
     pctr, pcvr = Pctr(data.vocabulary, recipe.model), Pcvr(data.vocabulary, recipe.model)
-    prepare(pctr, pcvr, data, popularity, recipe.training.seed)
+    prior = log_exposure(data) if recipe.training.exposure_prior else np.zeros(len(data.items))
+    prepare(pctr, pcvr, data, popularity, prior, recipe.training.seed)
     stride = min(recipe.training.label_stride, recipe.model.window // 2)
     history = {
         "pctr": fit(
-            _click_task(pctr, data, recipe.training, stride), recipe.training, minutes, report
+            _click_task(pctr, data, recipe.training, stride, prior),
+            recipe.training,
+            minutes,
+            report,
         ),
         "pcvr": fit(
             _conversion_task(pcvr, data, recipe.training), recipe.training, minutes, report
@@ -178,8 +185,8 @@ def train(
     tested = score(pctr, pcvr, data, data.test, _sample(data.test, limit, seed))
     metrics = {
         "training": history,
-        "validation": evaluate(scored, data.validation, calibration),
-        "test": evaluate(tested, data.test, calibration),
+        "validation": evaluate(scored, data.validation, calibration, prior),
+        "test": evaluate(tested, data.test, calibration, prior),
         "exclusions": dict(data.exclusions),
     }
     return Checkpoint(
@@ -187,11 +194,11 @@ def train(
     )
 
 
-def _all(decisions: Decisions) -> "np.ndarray[Any, np.dtype[np.int64]]":
+def _all(decisions: Decisions) -> IntArray:
     return np.arange(len(decisions.user), dtype=np.int64)
 
 
-def _sample(decisions: Decisions, limit: int, seed: int) -> "np.ndarray[Any, np.dtype[np.int64]]":
+def _sample(decisions: Decisions, limit: int, seed: int) -> IntArray:
     """At most `limit` pages, evenly likely, in order."""
     pages = _all(decisions)
     if len(pages) <= limit:
@@ -199,7 +206,9 @@ def _sample(decisions: Decisions, limit: int, seed: int) -> "np.ndarray[Any, np.
     return np.sort(np.random.default_rng(seed).choice(pages, limit, replace=False))
 
 
-def _click_task(model: Pctr, data: TrainingSet, config: TrainingConfig, stride: int) -> Task[Any]:
+def _click_task(
+    model: Pctr, data: TrainingSet, config: TrainingConfig, stride: int, prior: FloatArray
+) -> Task[Any]:
     windows = click_windows(data, data.train, stride)
     held_out = click_windows(data, data.validation, stride)
     if not windows or not held_out:
@@ -211,7 +220,7 @@ def _click_task(model: Pctr, data: TrainingSet, config: TrainingConfig, stride: 
         rng = np.random.default_rng(config.seed)
         chosen = rng.choice(len(held_out), config.validation_rows, replace=False)
         held_out = [held_out[place] for place in sorted(chosen.tolist())]
-    objective = ClickObjective(model)
+    objective = ClickObjective(model, torch.from_numpy(prior).float())
 
     @torch.inference_mode()
     def validate() -> float:
@@ -268,7 +277,14 @@ def _conversion_task(model: Pcvr, data: TrainingSet, config: TrainingConfig) -> 
 
 
 @torch.no_grad()
-def prepare(pctr: Pctr, pcvr: Pcvr, data: TrainingSet, popularity: Popularity, seed: int) -> None:
+def prepare(
+    pctr: Pctr,
+    pcvr: Pcvr,
+    data: TrainingSet,
+    popularity: Popularity,
+    prior: FloatArray,
+    seed: int,
+) -> None:
     """Fit the standardisation, and start the output biases at the base rates.
 
     So the first step already knows what is rare, and a short training stays sane.
@@ -285,8 +301,7 @@ def prepare(pctr: Pctr, pcvr: Pcvr, data: TrainingSet, popularity: Popularity, s
         for scale, sample in ((embedding.dynamic_scale, dynamic), (item_head.static_scale, static)):
             if len(sample):
                 scale.fit(sample.mean(0), sample.std(0, correction=0))
-    clicked = data.train.shown[data.train.clicked & (data.train.shown >= 0)]
-    clicks = np.bincount(clicked, minlength=len(data.items)) + 1.0
-    pctr.item_head.output.bias.copy_(torch.from_numpy(np.log(clicks / clicks.sum())))
+    rates = np.log(np.maximum(np.array(popularity.ctr), 1e-6)) + log_exposure(data) - prior
+    pctr.item_head.output.bias.copy_(torch.from_numpy(rates))
     cvr = np.clip(np.array(popularity.cvr), 1e-6, 0.5)
     pcvr.item_head.output.bias.copy_(torch.from_numpy(np.log(cvr / (1 - cvr))))

@@ -332,6 +332,7 @@ def feed_service(
                 # The partitions may be another worker's by now: it starts from the last commit,
                 # and what is delivered again changes nothing.
                 logger.warning("commit refused worker=%s reason=%s", work.name, lost)
+                self._done = due | self._done
                 return
             self._progress.committed()
             LAST_COMMIT.set_to_current_time()

@@ -124,7 +124,7 @@ class HiddenStates:
             if row.tier != STATIC:
                 hidden[place] = row.state.hidden
         fm = [row.state.fm if len(row.state.fm) else None for row in rows]
-        context = encode_context(np.stack([row.state.static for row in rows]), fm)
+        context = encode_context(np.stack([row.static for row in rows]), fm)
         request = np.array(
             [
                 encode_request(row.request, row.state.state_event_ms if row.tier != STATIC else 0)

@@ -16,12 +16,13 @@ import numpy as np
 import numpy.typing as npt
 
 from features.consent import Verdict, verdict
-from features.encoding import bucket_of
+from features.encoding import bucket_of, missing_static
 from features.errors import StateCorrupt
+from features.freshness import Freshness, freshness
 from features.history import WINDOW
-from features.packed import UserState, pack, unpack
+from features.packed import Halfs, UserState, pack, unpack
 from features.records import RankingPolicy, SlateRequest
-from features.spec import DAY_MS
+from features.spec import DAY_MS, USER_STATIC
 from fintrec.calibration import conversion_probabilities
 from fintrec.catalogue import (
     NO_COLUMN,
@@ -43,6 +44,7 @@ from streams.topics import EVENT_TOPICS
 from streams.wire import Received
 
 CORRUPT_STATE = "state_unreadable"
+STALE_STATIC = "user_static_stale"
 UNKNOWN_ITEMS = "items_unknown_to_model"
 EMPTY = "no_eligible_item"
 _NO_STATE = UserState()
@@ -56,6 +58,7 @@ class Row:
     record: Received
     request: SlateRequest
     state: UserState = _NO_STATE
+    static: Halfs = field(default_factory=missing_static)
     tier: str = POPULARITY
     flags: list[str] = field(default_factory=list)
     model: ServedModel | None = None
@@ -64,14 +67,22 @@ class Row:
     batch_size: int = 0
     latency_ms: dict[str, float] = field(default_factory=dict)
 
-    def take_state(self, packed: bytes | None) -> None:
-        """Take the packed state in; one that cannot be read counts as none and is flagged."""
+    def take_state(self, packed: bytes | None, now_ms: int) -> None:
+        """Take the packed state in; one that cannot be read counts as none and is flagged.
+
+        Nightly features older than their time to live are missing to the models, as in training.
+        """
         if packed is None:
             return
         try:
             self.state = unpack(packed)
         except StateCorrupt:
             self.flags.append(CORRUPT_STATE)
+            return
+        if freshness(self.state.static_ms or None, now_ms, USER_STATIC.ttl_ms) is Freshness.PRESENT:
+            self.static = self.state.static
+        elif self.state.static_ms:
+            self.flags.append(STALE_STATIC)
 
     def repaired_write(self) -> StateWrite:
         """The state with its new hidden states, valid only on the very version that was read."""

@@ -175,7 +175,7 @@ class Scoring:
         read = time.perf_counter()
         HOP_SECONDS.labels(self.name, "store").observe(read - before)
         for row, value in zip(rows, packed, strict=True):
-            row.take_state(value)
+            row.take_state(value, now_ms)
             row.latency_ms["store"] = (read - before) * 1000
         try:
             repaired = self._hidden.score(rows)

@@ -251,4 +251,5 @@ def served(triton: LocalModels, *models: ServedModel) -> ModelVersions:
     """The versions, as if they had been found ready."""
     versions = ModelVersions(triton, Path("no repository"))
     versions.served = {model.version: model for model in models}
+    triton.ready = sorted(versions.served)
     return versions

@@ -1,13 +1,16 @@
+import hashlib
+
+import msgspec
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from features.encoding import encode_static, missing_static
-from features.history import EMPTY, ROW, bounded, ordered
+from features.encoding import encode_histories, encode_static, missing_static
+from features.history import EMPTY, ROW, as_of, bounded, ordered
 from features.packed import UserState, pack
 from features.records import MARKETING, Consent, Conversion, Interaction, Transaction
-from features.rows import row_of
+from features.rows import Coded, InteractionColumns, interaction_rows, row_of
 from features.spec import ENROLLMENTS, FM_WIDTH
 from features.state import Delivery, Nightly, fold, with_nightly
 
@@ -206,3 +209,49 @@ def test_no_nightly_features_leave_the_context_missing():
     state = UserState()
     assert with_nightly(state, None) is state
     assert state.static.tobytes() == missing_static().tobytes()
+
+
+@settings(max_examples=30)
+@given(st.lists(_events(CLICKSTREAM, 0), max_size=30), st.randoms(use_true_random=False))
+def test_online_state_and_offline_log_give_the_models_the_same_bytes(events, random):
+    events = [
+        msgspec.structs.replace(event, event_id=f"e{place}") for place, event in enumerate(events)
+    ]
+    arrived = random.sample(events, len(events))
+    one_by_one = UserState()
+    for offset, event in enumerate(arrived):
+        one_by_one = fold(one_by_one, [Delivery(event, CLICKSTREAM, 0, offset)]).state
+    log = ordered(
+        interaction_rows(
+            InteractionColumns(
+                event_id=[event.event_id for event in events],
+                event_time_ms=np.array([event.event_time_ms for event in events], np.int64),
+                position=np.zeros(len(events), np.int64),
+                **{
+                    name: Coded.of([getattr(event, name) for event in events])
+                    for name in _CODED_COLUMNS
+                },
+            )
+        )
+    )
+    offline = as_of(log, len(log))
+    assert hashed(one_by_one.history) == hashed(offline)
+
+
+_CODED_COLUMNS = (
+    "action",
+    "channel",
+    "product",
+    "page",
+    "placement",
+    "layout",
+    "item_id",
+    "device",
+)
+
+
+def hashed(history: np.ndarray) -> str:
+    """SHA-256 of a history and of everything that the encoder makes of it."""
+    encoded = encode_histories([history])
+    parts = (history, *encoded.arrays, encoded.latest_BF)
+    return hashlib.sha256(b"".join(part.tobytes() for part in parts)).hexdigest()

@@ -94,14 +94,15 @@ def test_a_step_in_a_window_has_the_logits_of_its_own_history() -> None:
     """Windows of the decoder are an optimisation: a short history alone gives the same."""
     data = training_set(3)
     pctr, _ = models()
-    objective = ClickObjective(pctr).eval()
+    prior = torch.randn(7)
+    objective = ClickObjective(pctr, prior).eval()
     windows = click_windows(data, data.train, 60)
     rng = np.random.default_rng(0)
     for batch in click_batches(data, data.train, windows, 4, rng):
         with torch.inference_mode():
             logits = objective.logits(batch)
             loss = objective(batch)
-        own = -torch.log_softmax(logits, 1)[torch.arange(len(logits)), batch.target_L]
+        own = -torch.log_softmax(logits + prior, 1)[torch.arange(len(logits)), batch.target_L]
         torch.testing.assert_close(loss, own.mean())
         for step in range(len(logits)):
             size = batch.times_WT.shape[1] - int(batch.from_end_L[step]) + 1

@@ -49,6 +49,7 @@ WORKER_ENVIRONMENT = {
     "FINTREC_LIVENESS_S": "20",
     "FINTREC_STORE_TIMEOUT_MS": "500",
     "FINTREC_TRITON_TIMEOUT_MS": "1000",
+    "FINTREC_SCORE_MAX_AGE_MS": "500",
     "FINTREC_AUDIT_ARRAYS_SHARE": "1",
     "FINTREC_REFRESH_PER_S": "50",
 }
@@ -184,7 +185,7 @@ def members(system: System, kind: str) -> int:
 def make_judge(system: System, *versions: int) -> Judge:
     """The judge of these model versions under what the topics hold now."""
     log = system.wire.log(ITEMS)
-    catalogue = {r.key: r.value for r in log if r.key != b"broken_item"}
+    catalogue = {r.key: r.value for r in log}
     policies = {r.key: r.value for r in system.wire.log(RANKING_POLICIES)}
     return Judge(
         {

@@ -73,6 +73,18 @@ class Stream:
 
         until(f"{more} requests sent from now on are answered", answered, timeout_s)
 
+    def await_folds(self, more: int = 60, timeout_s: float = 90) -> None:
+        """Return when the states have taken in `more` events from now on."""
+        start = self._num_applied()
+        until(
+            f"{more} more events are in the states",
+            lambda: self._num_applied() >= start + more,
+            timeout_s,
+        )
+
+    def _num_applied(self) -> int:
+        return sum(header.version for header in self._system.headers(self.users).values())
+
     @property
     def refused(self) -> set[str]:
         """Places of the records that the border must have refused."""

@@ -8,7 +8,14 @@ from typing import Any
 
 import pytest
 
-from streams.topics import CLICKSTREAM, CONSENTS, ITEMS, SLATE_REQUESTS, TRANSACTIONS
+from streams.topics import (
+    CLICKSTREAM,
+    CONSENTS,
+    ITEMS,
+    RANKING_POLICIES,
+    SLATE_REQUESTS,
+    TRANSACTIONS,
+)
 from tests.integration.conftest import System, await_applied, now_ms
 from tests.integration.judge import STATIC
 from tests.integration.referee import DAY, crc
@@ -202,22 +209,27 @@ def test_no_eligible_item_is_an_empty_slate_that_says_so(system: System) -> None
 
 
 @pytest.mark.parametrize(
-    ("value", "reason"),
+    ("topic", "value", "reason"),
     [
-        (b"{", "not_json"),
-        (b'{"item_id": "broken_item", "version": 1, "content_type": "spam"}', "invalid"),
-        (b'{"item_id": "broken_item", "schema_version": 7}', "unknown_version"),
+        (ITEMS, b"{", "not_json"),
+        (ITEMS, b'{"item_id": "broken", "version": 1, "content_type": "spam"}', "invalid"),
+        (ITEMS, b'{"item_id": "broken", "schema_version": 7}', "unknown_version"),
+        (RANKING_POLICIES, b"[1", "not_json"),
+        (RANKING_POLICIES, b'{"version": 90, "lambda_us": -1}', "invalid"),
+        (RANKING_POLICIES, b'{"version": 90, "lambda_us": 1e400}', "not_json"),
     ],
-    ids=["not_json", "invalid", "unknown_version"],
+    ids=lambda value: value if isinstance(value, str) else "",
 )
-def test_a_bad_item_is_a_dead_letter_and_the_catalogue_stays(
-    system: System, value: bytes, reason: str
+def test_a_bad_item_or_policy_is_a_dead_letter_and_what_was_known_stays(
+    system: System, topic: str, value: bytes, reason: str
 ) -> None:
-    before = json.loads(system.wire.ask(request("bad-items", now_ms()))[1])["catalogue_version"]
-    letter = _letter(system, system.wire.send(ITEMS, b"broken_item", value))
+    before = json.loads(system.wire.ask(request("bad-reference", now_ms()))[1])
+    letter = _letter(system, system.wire.send(topic, b"broken", value))
     assert letter["reason"] == reason
-    after = json.loads(system.wire.ask(request("bad-items", now_ms()))[1])["catalogue_version"]
-    assert after == before
+    after = json.loads(system.wire.ask(request("bad-reference", now_ms()))[1])
+    assert after["catalogue_version"] == before["catalogue_version"]
+    assert after["policy"] == before["policy"]
+    system.wire.send(topic, b"broken", None)  # compaction keeps no trace of it
 
 
 def _letter(system: System, future: Any) -> dict[str, Any]:

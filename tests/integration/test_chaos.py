@@ -6,6 +6,7 @@ referee's, a state's version counts its events and never went back, no hidden st
 
 import gc
 import json
+import logging
 import signal
 import time
 from collections import Counter
@@ -28,6 +29,7 @@ pytestmark = [
 ]
 
 NUM_JUDGED = 8
+logger = logging.getLogger(__name__)  # `--log-cli-level=info` shows the counts
 
 
 def kill_ingest(system: System) -> None:
@@ -49,26 +51,44 @@ def kill_broker(system: System) -> None:
     system.stack.restart("kafka")
 
 
-def freeze_an_ingest_worker(system: System) -> None:
-    system.start_worker("ingest", "ingest-2")
-    until("both workers own partitions", lambda: members(system, "ingest") == 2, 90)
-    frozen = system.process("ingest-2")
+def freeze_ingest(system: System) -> None:
+    freeze_one_of_two(system, "ingest")
+
+
+def freeze_score(system: System) -> None:
+    freeze_one_of_two(system, "score")
+
+
+def freeze_one_of_two(system: System, kind: str) -> None:
+    name = f"{kind}-2"
+    system.start_worker(kind, name)
+    until("both workers own partitions", lambda: members(system, kind) == 2, 90)
+    frozen = system.process(name)
     frozen.send(signal.SIGSTOP)
     try:
-        until("its successor owns all partitions", lambda: members(system, "ingest") == 1, 60)
+        until("its successor owns all partitions", lambda: members(system, kind) == 1, 60)
     finally:
         frozen.send(signal.SIGCONT)
-    until("the thawed worker is back", lambda: members(system, "ingest") == 2, 90)
-    system.stop_worker("ingest-2")
+    until("the thawed worker is back", lambda: members(system, kind) == 2, 90)
+    system.stop_worker(name)
 
 
 def freeze_the_store(system: System) -> None:
-    store = system.process("redis")
-    store.send(signal.SIGSTOP)
+    freeze(system, "redis", 2)
+
+
+def freeze_triton(system: System) -> None:
+    freeze(system, "triton", 3)
+
+
+def freeze(system: System, server: str, seconds: float) -> None:
+    """The fault is the time itself."""
+    process = system.process(server)
+    process.send(signal.SIGSTOP)
     try:
-        time.sleep(2)
+        time.sleep(seconds)
     finally:
-        store.send(signal.SIGCONT)
+        process.send(signal.SIGCONT)
 
 
 def kill_triton(system: System) -> None:
@@ -76,37 +96,47 @@ def kill_triton(system: System) -> None:
     system.stack.restart("triton")
 
 
+# Each fault, and the flag that slates decided meanwhile must carry.
 FAULTS = [
-    kill_ingest,
-    kill_score,
-    kill_broker,
-    freeze_an_ingest_worker,
-    freeze_the_store,
-    kill_triton,
+    (kill_ingest, ""),
+    (kill_score, ""),
+    (kill_broker, ""),
+    (freeze_ingest, ""),
+    (freeze_score, ""),
+    (freeze_the_store, "store_unavailable"),
+    (freeze_triton, "triton_unavailable"),
+    (kill_triton, "triton_unavailable"),
 ]
 
 
-@pytest.mark.parametrize("fault", FAULTS, ids=lambda fault: fault.__name__)
+@pytest.mark.parametrize(
+    ("fault", "flag"), FAULTS, ids=lambda value: getattr(value, "__name__", "")
+)
 def test_a_fault_in_mid_stream_loses_doubles_and_undoes_nothing(
     system: System,
     fault: Callable[[System], None],
-    record_property: Callable[[str, object], None],
+    flag: str,
 ) -> None:
     stream = Stream(system, f"chaos-{fault.__name__}", seed=len(fault.__name__))
     with VersionWatch(system, stream.users) as watch, stream:
         stream.await_answers()
         fault(system)
+        stream.await_folds()
         stream.await_answers()
     system.wire.settle(120)
     found, repeated = answers(system, stream.requests)
+    flags = Counter(flag for slate in found.values() for flag in slate["flags"])
     tiers = Counter(slate["tier"] for slate in found.values())
-    for name, value in (
-        ("events", stream.num_events),
-        ("requests", len(stream.requests)),
-        ("slates_repeated", repeated),
-        ("tiers", dict(tiers)),
-    ):
-        record_property(name, value)
+    logger.info(
+        "%s events=%d requests=%d repeated=%d tiers=%s flags=%s",
+        fault.__name__,
+        stream.num_events,
+        len(stream.requests),
+        repeated,
+        dict(tiers),
+        dict(flags),
+    )
+    assert not flag or flags[flag]
     await_applied(system, stream.users, stream.refused, 90)
     assert not watch.went_back
     check_features(system, stream)

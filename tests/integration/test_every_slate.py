@@ -11,6 +11,7 @@ from features.records import Slate
 from fintrec.slates import TIERS, replay, slate_id
 from tests.integration.conftest import System, now_ms
 from tests.integration.traffic import request
+from tests.integration.wire import until
 
 pytestmark = pytest.mark.integration
 
@@ -49,12 +50,12 @@ AUDIT_FIELDS = {
 
 def test_every_slate_is_made_again_from_its_audit_record_alone(system: System) -> None:
     system.wire.ask(request("replayed", now_ms()))  # also when this test runs alone
-    slates = Counter(system.wire.every_slate())
-    audits = list(system.wire.every_audit())
-    again = Counter(replay(audit) for audit in audits)
-    assert len(slates) > 0
-    # A record still under way when the two lists were taken is on one side only.
-    assert sum((slates - again).values()) + sum((again - slates).values()) <= 2
+    until(
+        "every slate has its audit record",
+        lambda: len(system.wire.every_slate()) == len(system.wire.every_audit()),
+    )
+    again = Counter(replay(audit) for audit in system.wire.every_audit())
+    assert again == Counter(system.wire.every_slate())
 
 
 def test_every_slate_has_the_documented_form(system: System) -> None:

@@ -45,7 +45,9 @@ def test_no_request_fails_and_every_state_is_recomputed_at_a_bounded_rate(
     found, _ = answers(system, stream.requests)
     assert not [s for s in found.values() if "triton_unavailable" in s["flags"]]
     by_version = Counter(slate["models"]["pctr"] for slate in found.values())
-    assert set(by_version) == {str(version - 1), str(version)}
+    # A busy machine answers some by the cheap tier, which names no model and says why.
+    assert all(s["flags"] == ["overload"] for s in found.values() if not s["models"]["pctr"])
+    assert set(by_version) - {""} == {str(version - 1), str(version)}
     check_who_scored(system, stream, version)
     until(
         "every state is of the new version",

@@ -101,26 +101,47 @@ def test_without_a_model_or_a_rate_nothing_is_asked_for():
     assert producer.sent == []
 
 
+_REAL_SLEEP = asyncio.sleep
+
+
 async def _turns(number: int) -> None:
     for _ in range(number):
-        await asyncio.get_running_loop().run_in_executor(None, lambda: None)
+        await _REAL_SLEEP(0.001)
 
 
-@pytest.mark.parametrize("is_owner", [True, False])
-def test_only_the_owner_of_the_first_partition_sweeps(monkeypatch, is_owner):
-    store = Users({"u": state(2, 1, 2)})
-    sweep, producer = sweep_of(store)
+async def _until(done) -> None:
+    """Let the sweep run until it has done something, for a generous while at most."""
+    async with asyncio.timeout(20):
+        while not done():
+            await _REAL_SLEEP(0.001)
+
+
+@pytest.mark.parametrize(("is_owner", "is_asked"), [(True, False), (False, True), (False, False)])
+def test_the_owner_of_the_first_partition_sweeps_and_who_is_asked_to(
+    monkeypatch, is_owner, is_asked
+):
+    sweep, producer = sweep_of(Users({"u": state(2, 1, 2)}))
 
     async def session() -> None:
         await sweep.start()
-        sweep.request()
+        if is_asked:
+            sweep.request()
         sweep.set_owner(is_owner)
-        await _turns(20)
+        await (_until(lambda: producer.sent) if is_owner or is_asked else _turns(20))
         await sweep.stop()
 
     _without_waiting(monkeypatch)
     asyncio.run(session())
-    assert set(asked(producer)) == ({"u"} if is_owner else set())
+    assert set(asked(producer)) == ({"u"} if is_owner or is_asked else set())
+
+
+def test_nothing_is_asked_for_while_triton_is_down(monkeypatch):
+    triton, producer = LocalModels(1), RecordingProducer()
+    versions = served(triton, MODEL)
+    sweep = RefreshSweep(SETTINGS, Users({"u": state(2, 1, 2)}), versions, producer)
+    triton.fail = {"ready"}
+    asyncio.run(_interrupted(sweep, producer, triton.fail.clear, monkeypatch))
+    assert set(asked(producer)) == {"u"}
 
 
 @pytest.mark.parametrize("trouble", [StoreUnavailable("late"), OSError("reset")])
@@ -128,31 +149,32 @@ def test_a_sweep_that_broke_off_is_taken_up_again(monkeypatch, trouble):
     store = Users({"u": state(2, 1, 2)})
     sweep, producer = sweep_of(store)
     store.fail = trouble
-    asyncio.run(_interrupted(sweep, lambda: setattr(store, "fail", None), monkeypatch))
+    asyncio.run(_interrupted(sweep, producer, lambda: setattr(store, "fail", None), monkeypatch))
     assert set(asked(producer)) == {"u"}
 
 
 def test_a_broker_that_was_away_does_not_end_the_sweeping(monkeypatch):
     sweep, producer = sweep_of(Users({"u": state(2, 1, 2)}))
     producer.fail = KafkaConnectionError("no broker")
-    asyncio.run(_interrupted(sweep, lambda: setattr(producer, "fail", None), monkeypatch))
+    asyncio.run(_interrupted(sweep, producer, lambda: setattr(producer, "fail", None), monkeypatch))
     assert set(asked(producer)) == {"u"}
 
 
 def _without_waiting(monkeypatch: pytest.MonkeyPatch) -> None:
     async def sleep(_seconds: float) -> None:
-        await asyncio.get_running_loop().run_in_executor(None, lambda: None)
+        await _REAL_SLEEP(0)
 
     monkeypatch.setattr(refresh.asyncio, "sleep", sleep)
 
 
-async def _interrupted(sweep: RefreshSweep, repair, monkeypatch) -> None:
+async def _interrupted(sweep, producer: RecordingProducer, repair, monkeypatch) -> None:
     _without_waiting(monkeypatch)
     await sweep.start()
     sweep.set_owner(True)
     await _turns(20)
+    assert producer.sent == []
     repair()
-    await _turns(40)
+    await _until(lambda: producer.sent)
     await sweep.stop()
 
 

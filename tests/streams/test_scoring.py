@@ -6,12 +6,13 @@ import orjson
 import pytest
 from aiokafka.errors import KafkaConnectionError
 
+from features.encoding import missing_static
 from features.errors import StoreUnavailable
 from features.history import EMPTY
 from features.packed import UserState, pack, unpack
 from features.records import Consent, Interaction, Item, RankingPolicy, Slate, SlateRequest
 from features.spec import DAY_MS
-from features.state import Delivery, fold
+from features.state import Delivery, Nightly, fold, with_nightly
 from fintrec.catalogue import Catalogue
 from fintrec.slates import replay, slate_id
 from streams.ports import StateWrite
@@ -432,3 +433,17 @@ def test_a_repaired_state_that_cannot_be_kept_does_not_cost_the_slate():
 
     worker.store.compare_and_set = down
     assert worker.handle(ask("u"))["u-0"].tier == "fresh"
+
+
+@pytest.mark.parametrize(("age_days", "is_stale"), [(1, False), (4, True)])
+def test_nightly_features_past_their_time_to_live_are_missing_to_the_models(age_days, is_stale):
+    worker = Worker()
+    nightly = Nightly(["savings"], [0] * 8, 900, NOW_MS - age_days * DAY_MS)
+    state = with_nightly(UserState(version=1), nightly).with_hidden(np.zeros(4, np.float16), 2)
+    worker.store.compare_and_set([StateWrite("ada", 0, pack(state), NOW_MS)])
+    seen, head = [], worker.triton.head
+    worker.triton.head = lambda *inputs: (seen.append(inputs[1]), head(*inputs))[1]
+    slate = worker.handle(ask("ada"))["ada-0"]
+    assert ("user_static_stale" in slate.flags) == is_stale
+    expected = missing_static() if is_stale else state.static
+    assert seen[0][0, : len(expected)].tolist() == expected.tolist()

@@ -13,10 +13,14 @@ PAGES = [
     *(
         ROOT / name
         for name in (
+            "README.md",
             "CONTRIBUTING.md",
             "SECURITY.md",
             "CHANGELOG.md",
             "deploy/README.md",
+            "docs/architecture.md",
+            "docs/operations.md",
+            "docs/paper_map.md",
             "docs/glossary.md",
             "docs/wire_format.md",
             "docs/configuration.md",
