@@ -29,6 +29,7 @@ from bench.session import SERVERS, Session, triton_parts
 from bench.traffic import Load, event_records, schedule
 from features.errors import FintrecError
 from streams.clients import kafka_python_config
+from streams.commands.options import wide_console
 from streams.demo import verb
 from streams.local_stack.processes import die_with_parent, free_ports
 from streams.topics import CLICKSTREAM, TRANSACTIONS
@@ -201,7 +202,7 @@ def main(
     (out / "ingest.json").write_bytes(orjson.dumps(data, option=orjson.OPT_INDENT_2))
     if markdown is not None:
         report.write_section(markdown, "ingest", report.ingest_section(data))
-    Console().print(_table(runs))
+    wide_console().print(_table(runs))
     print(orjson.dumps(data).decode())
 
 

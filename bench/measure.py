@@ -49,6 +49,13 @@ def measure(
     session: Session, side: str, load: Load, warm_s: float, tick_ms: float, folder: Path
 ) -> Run:
     """Run a load; the first `warm_s` seconds are not counted, except for lost and doubled slates."""
+    with session.only(side == FLOOR):
+        return _measure(session, side, load, warm_s, tick_ms, folder)
+
+
+def _measure(
+    session: Session, side: str, load: Load, warm_s: float, tick_ms: float, folder: Path
+) -> Run:
     plan = {
         "load": asdict(load),
         "bootstrap": session.stack.addresses["kafka"],

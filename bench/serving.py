@@ -19,6 +19,7 @@ from bench.measure import FINTREC, FLOOR, Run, measure
 from bench.session import Session
 from bench.traffic import Load
 from features.errors import FintrecError
+from streams.commands.options import wide_console
 from streams.demo import wait_until
 from streams.settings import variable_of
 
@@ -159,7 +160,7 @@ def main(
         "runs": [run.summary for run in runs],
     }
     _write(out, data, runs, markdown)
-    Console().print(report.table(data))
+    wide_console().print(report.table(data))
     print(orjson.dumps({**data, "rows": report.rows(data), "runs": len(runs)}).decode())
 
 

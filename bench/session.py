@@ -4,10 +4,12 @@ Everything is a child of the stack's supervisor and dies with it, also when the 
 """
 
 import os
+import signal
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Final, Self
@@ -27,6 +29,9 @@ from streams.settings import load_settings
 SERVERS: Final = ("kafka", "redis", "triton")
 ROOT: Final = Path(__file__).resolve().parents[1]
 _SEED_TIMEOUT_MS: Final = 20_000
+# A worker that is frozen while the other side is measured must keep its partitions.
+_SESSION_MS: Final = 60_000
+_FLOOR: Final = "floor-"
 _STUB: Final = "triton_python_backend_stub"
 Say = Callable[[str], None]
 
@@ -52,6 +57,7 @@ class Session:
         self._num_partitions = num_partitions
         self.environment = {
             **os.environ,
+            "FINTREC_SESSION_TIMEOUT_MS": str(_SESSION_MS),
             **worker_settings,
             "PYTHONPATH": os.pathsep.join([str(ROOT), os.environ.get("PYTHONPATH", "")]),
         }
@@ -109,7 +115,7 @@ class Session:
 
     def start_floor(self, role: str) -> str:
         """Start a process of the floor and wait until it is warm."""
-        name = f"floor-{role}"
+        name = f"{_FLOOR}{role}"
         self.stack.start_worker(
             name,
             [sys.executable, "-m", "bench.floor", role],
@@ -122,6 +128,19 @@ class Session:
         except FintrecError as late:
             raise FintrecError(f"{late}; the end of {log}:\n{log_tail(log)}") from late
         return name
+
+    @contextmanager
+    def only(self, is_floor: bool) -> Iterator[None]:
+        """Freeze the workers of the other side, so that their idle polling costs nothing."""
+        others = [name for name in self.workers if name.startswith(_FLOOR) != is_floor]
+        pids = [self.stack.pid(name) for name in others]
+        for pid in pids:
+            os.kill(pid, signal.SIGSTOP)
+        try:
+            yield
+        finally:
+            for pid in pids:
+                os.kill(pid, signal.SIGCONT)
 
     def watched(self) -> Watched:
         """Every process by name, Triton's model processes apart from its server."""
