@@ -92,7 +92,7 @@ class TrainingSet:
     """Decisions of the three periods over the users' whole ordered logs.
 
     `items` is the output order of both models and equals `vocabulary.items`. `window_ms` is each
-    item's label window. `exclusions` counts what was left out, by reason.
+    item's label window, `categories` each item's (none: all alike). `exclusions` counts what was left out, by reason.
     """
 
     items: tuple[str, ...]
@@ -105,6 +105,7 @@ class TrainingSet:
     exclusions: dict[str, int]
     window_ms: IntArray = field(default_factory=lambda: np.zeros(0, np.int64))
     users: tuple[str, ...] = ()
+    categories: tuple[str, ...] = ()
 
 
 def build_training_set(log_dir: Path, config: DatasetConfig) -> TrainingSet:
@@ -138,6 +139,7 @@ def build_training_set(log_dir: Path, config: DatasetConfig) -> TrainingSet:
         exclusions=dict(sorted((timeline.exclusions + excluded).items())),
         window_ms=window_ms,
         users=timeline.users,
+        categories=tuple(item.category for item in catalogue),
     )
 
 

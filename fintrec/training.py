@@ -285,7 +285,7 @@ def prepare(
     popularity: Popularity,
     seed: int,
 ) -> None:
-    """Fit the standardisation, and start the output biases at the base rates.
+    """Fit the standardisation, tell the heads the items' categories, and start the output biases at the base rates.
 
     So the first step already knows what is rare, and a short training stays sane.
     """
@@ -298,6 +298,8 @@ def prepare(
         embedding, item_head = model.encoder.embedding, model.item_head
         assert isinstance(embedding, HistoryEmbedding)
         assert isinstance(item_head, ItemHead)
+        if data.categories:
+            item_head.set_categories(data.categories)
         for scale, sample in ((embedding.dynamic_scale, dynamic), (item_head.static_scale, static)):
             if len(sample):
                 scale.fit(sample.mean(0), sample.std(0, correction=0))

@@ -180,6 +180,8 @@ class RequestEmbedding(nn.Module):
         self.weekday = nn.Embedding(NUM_WEEKDAYS, width)
         self.since_last = nn.Linear(2, width, bias=False)
         init_tables(self)
+        for table in (self.hour, self.weekday):
+            nn.init.normal_(table.weight, std=0.1)
 
     def forward(self, request_BR: Tensor) -> Tensor:
         """(B, width)."""

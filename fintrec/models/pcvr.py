@@ -65,7 +65,7 @@ class Pcvr(nn.Module):
     def __init__(self, vocabulary: Vocabulary, config: ModelConfig) -> None:
         super().__init__()
         self.encoder = ConversionEncoder(vocabulary, config)
-        self.item_head = ItemHead(vocabulary, config.d_model, config.d_head)
+        self.item_head = ItemHead(vocabulary, config.d_model, config.d_head, config.dropout)
 
     def encode(self, tokens_BTC: Tensor, times_BT: Tensor, dynamic_BTF: Tensor) -> Tensor:
         """State (B, D) float16: the part that depends on the user's events alone."""
