@@ -155,12 +155,9 @@ def create_app(work: Work, settings: Settings) -> faust.App:
             await run_batch(work, batch.records)
             batch.done.set_result(None)
 
-    service = feed_service(work, settings, channel.put)
-
-    @app.service
-    class Feed(service):  # type: ignore[misc, valid-type]
-        pass
-
+    app.service(
+        type("BoundFeed", (Feed,), {"work": work, "settings": settings, "channel": channel})
+    )
     return app
 
 
@@ -237,134 +234,149 @@ class _Rebalance(ConsumerRebalanceListener):  # type: ignore[misc]
         await self._take_over(assigned)
 
 
-def feed_service(
-    work: Work, settings: Settings, put: Callable[[Any], Awaitable[None]]
-) -> type[faust.Service]:
-    """The service that owns the worker's consumer and hands its batches to `put`."""
+class Feed(faust.Service):
+    """Owns a worker's consumer: reads batches, hands them on, commits what is done.
 
-    class Feed(faust.Service):
-        async def on_start(self) -> None:
-            self._done: dict[TopicPartition, int] = {}
-            self._committed_at = 0.0
-            self._busy = asyncio.Lock()
-            self._progress = Progress()
-            self._watchdog_stop = threading.Event()
-            await work.start()
-            self._consumer = AIOKafkaConsumer(
-                **aiokafka_config(settings),
-                group_id=feed_group(work.name),
-                enable_auto_commit=False,
-                auto_offset_reset="earliest",
-                fetch_min_bytes=settings.fetch_min_bytes,
-                fetch_max_wait_ms=settings.fetch_wait_ms,
-                session_timeout_ms=settings.session_timeout_ms,
-                heartbeat_interval_ms=settings.heartbeat_ms,
-                max_poll_interval_ms=600_000,
-                # Equal partition counts: the range assignor gives a user's partitions of all
-                # topics to one worker.
-                partition_assignment_strategy=(RangePartitionAssignor,),
+    Faust makes the instance itself, so what it works with stands on a subclass (`create_app`).
+    """
+
+    work: Work
+    settings: Settings
+    channel: Any
+
+    async def on_start(self) -> None:
+        self._done: dict[TopicPartition, int] = {}
+        self._assignment = 0  # counts the assignments so far
+        self._committed_at = 0.0
+        self._busy = asyncio.Lock()
+        self._progress = Progress()
+        self._watchdog_stop = threading.Event()
+        await self.work.start()
+        self._consumer = AIOKafkaConsumer(
+            **aiokafka_config(self.settings),
+            group_id=feed_group(self.work.name),
+            enable_auto_commit=False,
+            auto_offset_reset="earliest",
+            fetch_min_bytes=self.settings.fetch_min_bytes,
+            fetch_max_wait_ms=self.settings.fetch_wait_ms,
+            session_timeout_ms=self.settings.session_timeout_ms,
+            heartbeat_interval_ms=self.settings.heartbeat_ms,
+            max_poll_interval_ms=600_000,
+            # Equal partition counts: the range assignor gives a user's partitions of all
+            # topics to one worker.
+            partition_assignment_strategy=(RangePartitionAssignor,),
+        )
+        self._consumer.subscribe(
+            list(self.work.topics), listener=_Rebalance(self._settle_and_commit, self._take_over)
+        )
+        await self._consumer.start()
+        threading.Thread(
+            target=watch,
+            args=(self._progress, self.work.name, self.settings.liveness_s, self._watchdog_stop),
+            daemon=True,
+        ).start()
+
+    async def on_stop(self) -> None:
+        self._watchdog_stop.set()
+        await self._settle_and_commit()
+        await self._consumer.stop()
+        await self.work.stop()
+
+    @faust.Service.task
+    async def _feed(self) -> None:
+        free_at = 0.0
+        while not self.should_stop:
+            assignment = self._assignment
+            found = await self._consumer.getmany(
+                timeout_ms=_POLL_MS, max_records=self.work.max_batch
             )
-            self._consumer.subscribe(
-                list(work.topics), listener=_Rebalance(self._settle_and_commit, self._take_over)
-            )
-            await self._consumer.start()
-            threading.Thread(
-                target=watch,
-                args=(self._progress, work.name, settings.liveness_s, self._watchdog_stop),
-                daemon=True,
-            ).start()
-
-        async def on_stop(self) -> None:
-            self._watchdog_stop.set()
-            await self._settle_and_commit()
-            await self._consumer.stop()
-            await work.stop()
-
-        @faust.Service.task
-        async def _feed(self) -> None:
-            free_at = 0.0
-            while not self.should_stop:
-                found = await self._consumer.getmany(
-                    timeout_ms=_POLL_MS, max_records=work.max_batch
-                )
-                if found:
-                    self._hold_back()
-                    await self._deliver(found)
-                    await self.sleep(max(0.0, free_at - time.monotonic()))
-                    free_at = time.monotonic() + work.pause_ms / 1000
-                    self._consumer.resume(*self._consumer.paused())
-                if time.monotonic() - self._committed_at > COMMIT_INTERVAL_S:
-                    await self._commit()
-
-        def _hold_back(self) -> None:
-            # A fetch that runs beside a batch comes back early, and what arrives behind it waits for
-            # one more round. Asked for when the batch is done, the next fetch is all there is.
-            self._consumer.pause(*self._consumer.assignment())
-
-        async def _deliver(self, found: dict[TopicPartition, list[Any]]) -> None:
-            records = [
-                Received(m.topic, m.partition, m.offset, m.key, m.value, m.timestamp)
-                for messages in found.values()
-                for m in messages
-            ]
-            async with self._busy:
-                batch = Batch(records)
-                await put(batch)
-                await batch.done
-                for partition, messages in found.items():
-                    self._done[partition] = messages[-1].offset + 1
-            BATCH_SIZE.labels(work.name).observe(len(records))
-            for partition, messages in found.items():
-                EVENTS.labels(partition.topic).inc(len(messages))
-
-        async def _settle_and_commit(self) -> None:
-            async with self._busy:
+            if found:
+                self._hold_back()
+                await self._deliver(found, assignment)
+                await self.sleep(max(0.0, free_at - time.monotonic()))
+                free_at = time.monotonic() + self.work.pause_ms / 1000
+                self._consumer.resume(*self._consumer.paused())
+            if time.monotonic() - self._committed_at > COMMIT_INTERVAL_S:
                 await self._commit()
 
-        async def _take_over(self, assigned: Iterable[TopicPartition]) -> None:
-            # Under the lock: nothing of a new partition is worked on before its past is known.
-            async with self._busy:
-                await work.assigned([(tp.topic, tp.partition) for tp in assigned])
+    def _hold_back(self) -> None:
+        # A fetch that runs beside a batch comes back early, and what arrives behind it waits for
+        # one more round. Asked for when the batch is done, the next fetch is all there is.
+        self._consumer.pause(*self._consumer.assignment())
 
-        async def _commit(self) -> None:
-            self._committed_at = time.monotonic()
-            owned = self._consumer.assignment()
-            due = {tp: offset for tp, offset in self._done.items() if tp in owned}
-            self._done.clear()
-            if not due:
+    async def _deliver(self, found: dict[TopicPartition, list[Any]], assignment: int) -> None:
+        records = [
+            Received(m.topic, m.partition, m.offset, m.key, m.value, m.timestamp)
+            for messages in found.values()
+            for m in messages
+        ]
+        async with self._busy:
+            if assignment != self._assignment:
+                self._read_again(found)
                 return
+            batch = Batch(records)
+            await self.channel.put(batch)
+            await batch.done
+            for partition, messages in found.items():
+                self._done[partition] = messages[-1].offset + 1
+        BATCH_SIZE.labels(self.work.name).observe(len(records))
+        for partition, messages in found.items():
+            EVENTS.labels(partition.topic).inc(len(messages))
+
+    def _read_again(self, found: dict[TopicPartition, list[Any]]) -> None:
+        """Records read while partitions changed hands: not worked on, in case another has them."""
+        for partition, messages in found.items():
+            if partition in self._consumer.assignment():
+                self._consumer.seek(partition, messages[0].offset)
+
+    async def _settle_and_commit(self) -> None:
+        async with self._busy:
+            await self._commit()
+
+    async def _take_over(self, assigned: Iterable[TopicPartition]) -> None:
+        # Under the lock: nothing of a new partition is worked on before its past is known.
+        async with self._busy:
+            self._assignment += 1
+            self._done.clear()  # what was done of an earlier assignment is settled, or another's
+            await self.work.assigned([(tp.topic, tp.partition) for tp in assigned])
+
+    async def _commit(self) -> None:
+        self._committed_at = time.monotonic()
+        owned = self._consumer.assignment()
+        due = {tp: offset for tp, offset in self._done.items() if tp in owned}
+        self._done.clear()
+        if not due:
+            return
+        try:
+            await self._consumer.commit(due)
+        except (KafkaError, IllegalStateError) as lost:
+            # The partitions may be another worker's by now: it starts from the last commit,
+            # and what is delivered again changes nothing.
+            logger.warning("commit refused worker=%s reason=%s", self.work.name, lost)
+            self._done = due | self._done
+            return
+        self._progress.committed()
+        LAST_COMMIT.set_to_current_time()
+
+    @faust.Service.task
+    async def _look_for_lag(self) -> None:
+        while not self.should_stop:
+            await self.sleep(min(5.0, self.settings.liveness_s / 4))
             try:
-                await self._consumer.commit(due)
-            except (KafkaError, IllegalStateError) as lost:
-                # The partitions may be another worker's by now: it starts from the last commit,
-                # and what is delivered again changes nothing.
-                logger.warning("commit refused worker=%s reason=%s", work.name, lost)
-                self._done = due | self._done
-                return
-            self._progress.committed()
-            LAST_COMMIT.set_to_current_time()
+                lag = await self._lag()
+            except (KafkaError, IllegalStateError, OSError) as silent:
+                logger.warning("lag unknown worker=%s reason=%s", self.work.name, silent)
+                continue
+            self._progress.looked(lag)
 
-        @faust.Service.task
-        async def _look_for_lag(self) -> None:
-            while not self.should_stop:
-                await self.sleep(min(5.0, settings.liveness_s / 4))
-                try:
-                    lag = await self._lag()
-                except (KafkaError, IllegalStateError, OSError) as silent:
-                    logger.warning("lag unknown worker=%s reason=%s", work.name, silent)
-                    continue
-                self._progress.looked(lag)
-
-        async def _lag(self) -> int:
-            owned = self._consumer.assignment()
-            if not owned:
-                return 0
-            ends = await self._consumer.end_offsets(owned)
-            total = 0
-            for partition, end in ends.items():
-                waiting = max(0, end - await self._consumer.position(partition))
-                LAG.labels(partition.topic, partition.partition).set(waiting)
-                total += waiting
-            return total
-
-    return Feed
+    async def _lag(self) -> int:
+        owned = self._consumer.assignment()
+        if not owned:
+            return 0
+        ends = await self._consumer.end_offsets(owned)
+        total = 0
+        for partition, end in ends.items():
+            waiting = max(0, end - await self._consumer.position(partition))
+            LAG.labels(partition.topic, partition.partition).set(waiting)
+            total += waiting
+        return total
