@@ -17,7 +17,7 @@ import numpy.typing as npt
 import orjson
 
 from bench import collector, world
-from bench.processes import OTHERS, Watched, cores
+from bench.processes import OTHERS, Watched, cores, waiting
 from bench.session import ROOT, Session
 from bench.traffic import IntArray, Load, Schedule, schedule
 from features.errors import FintrecError
@@ -88,6 +88,7 @@ def _measure(
         "events_per_s": load.events_per_s,
         "measured_s": round(measured_s, 2),
         "memory_mb": memory,
+        "waiting": {name: round(n, 3) for name, n in waiting(before, after).items()},
         **_cpu(cores(before, after), load),
     }
     latency_ms = _latencies(times, sent, got, warm_s)

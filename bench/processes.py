@@ -1,7 +1,9 @@
 """CPU time and memory of a system's processes, from /proc."""
 
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Final
 
 import psutil
@@ -16,6 +18,7 @@ class Snapshot:
     at_s: float
     cpu_s: Mapping[str, float]
     machine_busy_s: float
+    waited_s: Mapping[str, float]  # ready to run, but without a core
 
 
 @dataclass(slots=True)
@@ -38,9 +41,12 @@ class Watched:
 
     def snapshot(self, at_s: float) -> Snapshot:
         """CPU time now."""
-        cpu = {name: sum(map(_cpu_s, members)) for name, members in self._members().items()}
+        processes = self._members()
+        cpu = {name: sum(map(_cpu_s, members)) for name, members in processes.items()}
+        waited = {name: sum(map(_waited_s, members)) for name, members in processes.items()}
         times = psutil.cpu_times()
-        return Snapshot(at_s, cpu, times.user + times.nice + times.system + times.softirq)
+        busy = times.user + times.nice + times.system + times.softirq
+        return Snapshot(at_s, cpu, busy, waited)
 
     def memory_mb(self) -> dict[str, float]:
         """Proportional set size, in megabytes."""
@@ -66,6 +72,14 @@ def _cpu_s(process: psutil.Process) -> float:
     return float(times.user + times.system)
 
 
+def _waited_s(process: psutil.Process) -> float:
+    waited_ns = 0
+    for stat in Path(f"/proc/{process.pid}/task").glob("*/schedstat"):
+        with suppress(OSError):  # the thread has ended
+            waited_ns += int(stat.read_text().split()[1])
+    return waited_ns / 1e9
+
+
 def _pss(process: psutil.Process) -> int:
     try:
         return int(process.memory_full_info().pss)
@@ -81,3 +95,15 @@ def cores(before: Snapshot, after: Snapshot) -> dict[str, float]:
     }
     busy = (after.machine_busy_s - before.machine_busy_s) / seconds
     return {**found, OTHERS: max(0.0, busy - sum(found.values()))}
+
+
+def waiting(before: Snapshot, after: Snapshot) -> dict[str, float]:
+    """How many threads of each name stood ready without a core, on average.
+
+    Next to the cores kept busy it tells a process that is starved from one that is blocked.
+    """
+    seconds = after.at_s - before.at_s
+    return {
+        name: max(0.0, waited_s - before.waited_s.get(name, 0.0)) / seconds
+        for name, waited_s in after.waited_s.items()
+    }

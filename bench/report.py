@@ -112,6 +112,10 @@ def _row(runs: list[Summary], prefix: str) -> dict[str, Any]:
             name: median(lambda run, name=name: run["cores"].get(name))  # type: ignore[misc]
             for name in runs[0]["cores"]
         },
+        "waiting": {
+            name: median(lambda run, name=name: run["waiting"].get(name))  # type: ignore[misc]
+            for name in runs[0]["waiting"]
+        },
         "memory_mb": runs[-1]["memory_mb"],
         "hops_ms": counted[-1]["hops_ms"],
         "generator_lag_p99_ms": median(lambda run: run["generator_lag_ms"]["p99"]),
@@ -224,7 +228,7 @@ def serving_section(data: Mapping[str, Any]) -> str:
         "",
         *_hops(found),
         "",
-        "CPU by process, cores (microseconds a request):",
+        "CPU by process, cores (microseconds a request; threads that stood ready without a core):",
         "",
         *_cpu(found),
     ]
@@ -317,21 +321,23 @@ def _hops(found: list[dict[str, Any]]) -> list[str]:
 def _cpu(found: list[dict[str, Any]]) -> list[str]:
     names = list(dict.fromkeys(name for row in found for name in row["cores"]))
     shown = [name for name in names if not name.startswith("floor-")]
-    lines = []
-    for row in found:
-        cells = [row["cores"].get(name) for name in shown]
-        per_request = 1e6 / row["requests_per_s"]
-        lines.append(
-            [
-                f"{row['requests_per_s']:g}",
-                *(f"{c:.2f} ({c * per_request:.0f})" if c is not None else "-" for c in cells),
-            ]
-        )
+    lines = [
+        [f"{row['requests_per_s']:g}", *(_cpu_cell(row, name) for name in shown)] for row in found
+    ]
     memory = found[-1]["memory_mb"] if found else {}
     lines.append(
         ["memory, MB", *(f"{memory[name]:.0f}" if name in memory else "-" for name in shown)]
     )
     return _markdown_table(["requests/s", *shown], lines)
+
+
+def _cpu_cell(row: Summary, name: str) -> str:
+    busy = row["cores"].get(name)
+    if busy is None:
+        return "-"
+    waited = row["waiting"].get(name)
+    suffix = "" if waited is None else f"; {waited:.2f}"
+    return f"{busy:.2f} ({busy * 1e6 / row['requests_per_s']:.0f}{suffix})"
 
 
 def _goals(found: list[dict[str, Any]]) -> list[str]:

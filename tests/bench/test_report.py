@@ -29,6 +29,7 @@ def run(side: str, p99: float, valid: bool = True, rate: float = 1500.0) -> dict
         "cpu_us_per_request": {"kafka": 100.0, **worker},
         "cpu_us_per_event": {"kafka": 500.0, f"{prefix}ingest-1": 400.0},
         "memory_mb": {"kafka": 400.0},
+        "waiting": {"kafka": 0.1},
         "hops_ms": {"queue": {"p50": 5.0, "p99": 9.0}},
         "generator_lag_ms": {"p99": 3.0},
     }
