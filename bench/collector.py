@@ -51,9 +51,8 @@ async def collect(plan: dict[str, Any], out: Path) -> None:
     listening = asyncio.create_task(_listen(events, writes))
     sys.stdout.write(READY + "\n")
     sys.stdout.flush()
-    until_s = time.monotonic() + plan["patience_s"]
-    slates = await _slates(consumer, plan["num_requests"], until_s)
-    await _quiet(writes, until_s)
+    slates = await _slates(consumer, plan["num_requests"], plan["patience_s"])
+    await _quiet(writes)
     listening.cancel()
     await asyncio.gather(listening, return_exceptions=True)
     await client.aclose()
@@ -62,23 +61,26 @@ async def collect(plan: dict[str, Any], out: Path) -> None:
 
 
 async def _slates(
-    consumer: AIOKafkaConsumer, expected: int, until_s: float
+    consumer: AIOKafkaConsumer, expected: int, patience_s: float
 ) -> list[tuple[float, bytes]]:
+    """Until all are there, and a moment longer; or until none came for so long."""
     found: list[tuple[float, bytes]] = []
+    until_s = time.monotonic() + patience_s
     while time.monotonic() < until_s:
         by_partition = await consumer.getmany(timeout_ms=100)
         now_s = time.time()
         for messages in by_partition.values():
             found.extend([(now_s, message.value) for message in messages])
-        if by_partition and len(found) >= expected:
-            until_s = min(until_s, time.monotonic() + _AFTERWARDS_S)
+        if by_partition:
+            wait_s = patience_s if len(found) < expected else _AFTERWARDS_S
+            until_s = time.monotonic() + wait_s
     return found
 
 
-async def _quiet(writes: list[tuple[float, bytes]], until_s: float) -> None:
+async def _quiet(writes: list[tuple[float, bytes]]) -> None:
     """Wait until no state is written any more: ingest may be behind scoring."""
     seen = -1
-    while seen < len(writes) and time.monotonic() < until_s:
+    while seen < len(writes):
         seen = len(writes)
         await asyncio.sleep(_QUIET_S)
 

@@ -42,6 +42,8 @@ _HIDDEN_END: Final = HEADER_BYTES + 2 * _WIDTH
 _STATIC_END: Final = _HIDDEN_END + 2 * NUM_STATIC  # the history follows: no consents, no offsets
 _STATE_EVENT: Final = slice(32, 40)  # state_event_ms of the header
 _MAX_ROWS: Final = 64
+_FETCH_BYTES: Final = 65_536  # the best of a bare loop: few and full fetches
+_FETCH_WAIT_MS: Final = 8
 _WARM: Final = (1, 2, 3, 4, 6, 8, 12, 16, 24, 32, 48, 64)
 Array = npt.NDArray[Any]
 
@@ -229,8 +231,8 @@ class Floor:
             group_id=f"bench-floor-{role}",
             enable_auto_commit=False,
             auto_offset_reset="earliest",
-            fetch_min_bytes=s.fetch_min_bytes,
-            fetch_max_wait_ms=s.fetch_wait_ms,
+            fetch_min_bytes=_FETCH_BYTES,
+            fetch_max_wait_ms=_FETCH_WAIT_MS,
         )
         await consumer.start()
         pause_s = (s.score_pause_ms if is_score else s.ingest_pause_ms) / 1000

@@ -14,7 +14,7 @@ from rich.table import Table
 from bench.measure import FINTREC, FLOOR, LATE_MS
 
 Summary = Mapping[str, Any]
-WORKERS: Final = {"score": "score-", "ingest": "ingest-"}
+IMAGES: Final = "images"  # folder of the plots, beside the page
 
 
 def one_line(run: Summary) -> str:
@@ -227,6 +227,12 @@ def serving_section(data: Mapping[str, Any]) -> str:
         "CPU by process, cores (microseconds a request):",
         "",
         *_cpu(found),
+    ]
+    lines += [
+        "",
+        f"![Share of requests slower than a time, by rate]({IMAGES}/serving-latency.png)",
+        f"![p50 and p99 by rate]({IMAGES}/serving-p99.png)",
+        f"![Cores kept busy, by process]({IMAGES}/serving-cpu.png)",
     ]
     invalid = sum(row["num_invalid"] for row in found)
     if invalid:

@@ -6,7 +6,7 @@ import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 import click
 import numpy as np
@@ -23,6 +23,8 @@ from streams.commands.options import wide_console
 from streams.demo import wait_until
 from streams.settings import variable_of
 
+_WARM_RATE: Final = 1000.0
+_WARM_EVENTS: Final = 200.0
 console = Console(stderr=True)
 
 
@@ -78,6 +80,9 @@ def _settings(
 @click.option("--events", default=300.0, show_default=True, help="Events a second beside them.")
 @click.option("--seconds", default=10.0, show_default=True, help="Measured in each run.")
 @click.option("--warm", default=3.0, show_default=True, help="Before that, not measured.")
+@click.option(
+    "--warm-up", default=20.0, show_default=True, help="Seconds of load before the first run."
+)
 @click.option("--repeats", default=3, show_default=True, type=click.IntRange(1))
 @click.option("--overload", default="", callback=_numbers, help="Rates beyond capacity, e.g. 6000.")
 @click.option("--floor/--no-floor", "with_floor", default=False, help="Alternate with the floor.")
@@ -94,7 +99,7 @@ def _settings(
     default=Path("bench/results"),
     show_default=True,
     type=click.Path(file_okay=False, path_type=Path),
-    help="Folder of results.json, the plots and every latency.",
+    help="Folder of serving.json, every latency, and the plots if there is no --markdown.",
 )
 @click.option(
     "--markdown",
@@ -106,6 +111,7 @@ def main(
     events: float,
     seconds: float,
     warm: float,
+    warm_up: float,
     repeats: int,
     overload: list[float],
     with_floor: bool,
@@ -134,7 +140,7 @@ def main(
         if with_floor:
             for role in ("score", "ingest"):
                 session.start_floor(role)
-        _warm_up(session, users, tick_ms, with_floor)
+        _warm_up(session, warm_up, tick_ms, with_floor)
         _say(f"processes {session.watched().families}")
         for number, scenario in enumerate(todo, start=1):
             load = Load(
@@ -168,17 +174,16 @@ def _say(text: str) -> None:
     console.print(f"[dim]{time.strftime('%H:%M:%S')}[/dim] {text}", highlight=False)
 
 
-def _warm_up(session: Session, users: int, tick_ms: float, with_floor: bool) -> None:
-    """Until every side answers, then a few seconds of load, so that nothing is the first time."""
+def _warm_up(session: Session, seconds: float, tick_ms: float, with_floor: bool) -> None:
+    """Until every side answers, then some load: the broker's Java compiles itself for a while."""
 
-    def answers(side: str, rate: float, seconds: float) -> bool:
-        name = f"warm-{side}-{time.time_ns():x}"
+    def answers(side: str, rate: float, lasting_s: float) -> bool:
         load = Load(
-            name=name,
+            name=f"warm-{side}-{time.time_ns():x}",
             requests_per_s=rate,
-            events_per_s=100,
-            seconds=seconds,
-            num_users=users,
+            events_per_s=_WARM_EVENTS,
+            seconds=lasting_s,
+            num_users=session.num_users,
             seed=7,
         )
         run = measure(session, side, load, 0.0, tick_ms, session.dir / "runs")
@@ -187,8 +192,7 @@ def _warm_up(session: Session, users: int, tick_ms: float, with_floor: bool) -> 
     for side in (FINTREC, FLOOR) if with_floor else (FINTREC,):
         _say(f"warming up {side}")
         wait_until(f"{side} answers", lambda side=side: answers(side, 50, 1), 60)  # type: ignore[misc]
-        for rate in (300, 1500):
-            answers(side, rate, 2)
+        answers(side, _WARM_RATE, seconds if side == FINTREC else seconds / 2)
 
 
 def _write(out: Path, data: dict[str, Any], runs: list[Run], markdown: Path | None) -> None:
@@ -200,9 +204,12 @@ def _write(out: Path, data: dict[str, Any], runs: list[Run], markdown: Path | No
         run.summary["name"]: run.latency_ms.astype(np.float32) for run in runs
     }
     np.savez_compressed(out / "serving-latencies.npz", **latencies)
-    plots.latency_cdf(runs, out / "serving-latency.png")
-    plots.p99_by_rate(data, out / "serving-p99.png")
-    plots.cpu_by_process(data, out / "serving-cpu.png")
+    # Beside the page that shows them, or with the other results.
+    folder = out if markdown is None else markdown.parent / report.IMAGES
+    folder.mkdir(parents=True, exist_ok=True)
+    plots.latency_cdf(runs, folder / "serving-latency.png")
+    plots.p99_by_rate(data, folder / "serving-p99.png")
+    plots.cpu_by_process(data, folder / "serving-cpu.png")
     if markdown is not None:
         report.write_section(markdown, "serving", report.serving_section(data))
 

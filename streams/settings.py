@@ -128,8 +128,8 @@ class Settings:
     score_pause_ms: int = _setting(5, "Shortest time between two scoring batches.", at_least=0)
     ingest_pause_ms: int = _setting(10, "The same for events.", at_least=0)
     ingest_max_batch: int = _setting(256, "Most events that are folded at once.", at_least=1)
-    fetch_wait_ms: int = _setting(8, "Longest that the broker holds a fetch back.", at_least=0)
-    fetch_min_bytes: int = _setting(65536, "Bytes that end such a wait.", at_least=1)
+    fetch_wait_ms: int = _setting(100, "Longest that the broker holds a fetch back.", at_least=0)
+    fetch_min_bytes: int = _setting(1, "Bytes that end such a wait.", at_least=1)
     repair_rows: int = _setting(
         8, "Stale hidden states that a scoring batch recomputes at most.", at_least=0
     )
