@@ -292,19 +292,12 @@ class Feed(faust.Service):
             )
             if found:
                 self._hold_back()
-                self._hold_back()
                 await self._deliver(found, assignment)
                 await self.sleep(max(0.0, free_at - time.monotonic()))
                 free_at = time.monotonic() + self.work.pause_ms / 1000
                 self._consumer.resume(*self._consumer.paused())
-                self._consumer.resume(*self._consumer.paused())
             if time.monotonic() - self._committed_at > COMMIT_INTERVAL_S:
                 await self._commit()
-
-    def _hold_back(self) -> None:
-        # A fetch that runs beside a batch comes back early, and what arrives behind it waits for
-        # one more round. Asked for when the batch is done, the next fetch is all there is.
-        self._consumer.pause(*self._consumer.assignment())
 
     def _hold_back(self) -> None:
         # A fetch that runs beside a batch comes back early, and what arrives behind it waits for
