@@ -29,7 +29,7 @@ from streams.feed import feed_group
 from streams.local_stack.processes import Process, free_ports, identify
 from streams.local_stack.stack import LocalStack
 from streams.local_stack.state import running_state
-from streams.settings import Settings
+from streams.settings import Settings, load_settings
 from streams.state_store import RedisStateStore
 from streams.topic_admin import ensure_topics, plan_topics
 from streams.topics import ITEMS, RANKING_POLICIES
@@ -198,9 +198,18 @@ def make_judge(system: System, *versions: int) -> Judge:
 
 
 @pytest.fixture(scope="session")
-def system(stack: RunningStack, tmp_path_factory: pytest.TempPathFactory) -> Iterator[System]:
+def own_stack(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningStack]:
+    """A stack that serves these tests' models and no others: its servers are killed here, and what
+    they serve decides what is right.
+    """
+    with LocalStack(tmp_path_factory.mktemp("system")) as local:
+        yield RunningStack(local, load_settings(local.dir, environ={}))
+
+
+@pytest.fixture(scope="session")
+def system(own_stack: RunningStack, tmp_path_factory: pytest.TempPathFactory) -> Iterator[System]:
     """The stack with topics, catalogue, models, one ingest and one scoring worker."""
-    settings = stack.settings
+    settings = own_stack.settings
     end_ms = now_ms()
     built = build_catalogue(np.random.default_rng(5), end_ms - 90 * DAY_MS, end_ms)
     items = tuple(sorted(built.items, key=lambda item: item.item_id))
@@ -210,7 +219,7 @@ def system(stack: RunningStack, tmp_path_factory: pytest.TempPathFactory) -> Ite
         for item in items:
             wire.send(ITEMS, item.item_id.encode(), msgspec.json.encode(item))
         system = System(
-            stack.stack,
+            own_stack.stack,
             settings,
             wire,
             items,
