@@ -167,7 +167,9 @@ def tiny_cpu() -> Recipe:
     return Recipe(
         name="tiny_cpu",
         model=ModelConfig(dropout=0.3),
-        training=TrainingConfig(learning_rate=1e-3, weight_decay=0.01, batch_size=16, epochs=5),
+        training=TrainingConfig(
+            learning_rate=1e-3, weight_decay=0.01, batch_size=16, epochs=5, evaluation_rows=2048
+        ),
     )
 
 

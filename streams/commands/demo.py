@@ -21,6 +21,8 @@ from streams.commands.slate_table import slate_table
 from streams.local_stack.stack import LocalStack
 from streams.settings import Settings, load_settings
 
+ASKED = 50  # items asked for, so that a change far down is seen as well
+SHOWN = 5
 STEPS = {
     "stack": "start Kafka, the online store and Triton",
     "simulate": "build a simulated bank",
@@ -37,7 +39,7 @@ STEPS = {
 @click.command()
 @click.option("--keep", is_flag=True, help="Leave the stack and the workers running.")
 @click.option("--size", default="demo", show_default=True, help="Size of the simulated bank.")
-@click.option("--minutes", default=0.4, show_default=True, help="Training time of each model.")
+@click.option("--minutes", default=0.35, show_default=True, help="Training time of each model.")
 @click.option("--svg", type=click.Path(dir_okay=False, path_type=Path), help="Save the output.")
 @dir_option
 def demo(keep: bool, size: str, minutes: float, svg: Path | None, stack_dir: Path | None) -> None:
@@ -141,8 +143,8 @@ def show(settings: Settings, bank: Path, console: Console, began: float) -> None
             f"a slate of {user} with hidden states",
             lambda: client.ask(slate_request(user, clock), 30.0)["tier"] == "fresh",
         )
-        first = client.ask(slate_request(user, clock))
-        console.print(slate_table(first, f"slate for {user}, before"))
+        first = client.ask(slate_request(user, clock, ASKED))
+        console.print(slate_table(_head(first), f"slate for {user}, before"))
         console.print(f"[dim]first slate {time.monotonic() - began:.0f} s after the start[/]\n")
         before = intraday(settings, user)
         clicked = travel_item(settings, first)
@@ -154,7 +156,7 @@ def show(settings: Settings, bank: Path, console: Console, began: float) -> None
             lambda: changed(before, intraday(settings, user), len(events)),
         )
         seen_ms = (time.monotonic() - published) * 1000
-        second = client.ask(slate_request(user, clock))
+        second = client.ask(slate_request(user, clock, ASKED))
     console.print(
         Panel(
             Text.assemble(
@@ -168,7 +170,10 @@ def show(settings: Settings, bank: Path, console: Console, began: float) -> None
             expand=False,
         )
     )
-    console.print(slate_table(second, f"slate for {user}, after", moved=_moved(first, second)))
+    console.print(
+        slate_table(_head(second), f"slate for {user}, after", moved=_moved(first, second))
+    )
+    console.print(climbers(first, second))
 
 
 def travel_item(settings: Settings, slate: Mapping[str, Any]) -> str:
@@ -195,6 +200,29 @@ def _differences(before: Mapping[str, int], after: Mapping[str, int]) -> Sequenc
         and (name.endswith(("_15m", "_since_session", "_day")) or name == "events_count")
     ]
     return [f"  {name}  {before[name]} -> {after[name]}" for name in shown]
+
+
+def _head(slate: Mapping[str, Any]) -> Mapping[str, Any]:
+    return {**slate, "items": slate["items"][:SHOWN]}
+
+
+def climbers(first: Mapping[str, Any], second: Mapping[str, Any]) -> Table:
+    """The items whose rank rose most between two slates of the same question."""
+    before = {item["item_id"]: item for item in first["items"]}
+    both = [(before[i["item_id"]], i) for i in second["items"] if i["item_id"] in before]
+    both.sort(key=lambda pair: pair[1]["position"] - pair[0]["position"])
+    table = Table(title=f"what rose most of the first {ASKED}", title_justify="left")
+    for name in ("item", "rank", "pCTR", "pCVR", "RS"):
+        table.add_column(name, justify="left" if name == "item" else "right")
+    for old, new in both[:SHOWN]:
+        table.add_row(
+            new["item_id"],
+            f"{old['position']} -> {new['position']}",
+            f"{old['pctr']:.4f} -> {new['pctr']:.4f}",
+            f"{old['pcvr']:.5f} -> {new['pcvr']:.5f}",
+            f"{old['ranking_score']:.4f} -> {new['ranking_score']:.4f}",
+        )
+    return table
 
 
 def _moved(first: Mapping[str, Any], second: Mapping[str, Any]) -> dict[str, str]:
