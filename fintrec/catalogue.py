@@ -120,9 +120,14 @@ def candidates(
     policy: RankingPolicy,
     priors: ItemPriors,
     wanted: Sequence[str] | None = None,
+    marketing: bool = True,
 ) -> Candidates:
-    """Compile the candidates of a surface; the policy's values and urgencies go before the item's."""
+    """Compile the candidates of a surface; the policy's values and urgencies go before the item's.
+
+    `marketing=False` leaves marketing out, for a tier that cannot know a user's consent.
+    """
     items = [catalogue.items[place] for place in catalogue.places(product, wanted)]
+    items = [item for item in items if marketing or item.content_type != "marketing"]
     prior = [priors.prior(item) for item in items]
     rules = [item.eligibility for item in items]
     return Candidates(

@@ -61,6 +61,7 @@ class Row:
     static: Halfs = field(default_factory=missing_static)
     tier: str = POPULARITY
     flags: list[str] = field(default_factory=list)
+    is_cheap: bool = False  # the store was not asked, so no consent can be known
     model: ServedModel | None = None
     logits: npt.NDArray[np.float32] | None = None
     inputs: tuple[npt.NDArray[Any], ...] = ()
@@ -165,7 +166,8 @@ class Ranker:
                 by_model.setdefault(row.model.version, Probabilities(row.model)).add(row)
             version = row.model.version if row.model else 0
             wanted = tuple(row.request.candidates) if row.request.candidates is not None else None
-            groups.setdefault((row.request.product, version, wanted), []).append(row)
+            surface = (row.request.product, version, wanted, row.is_cheap)
+            groups.setdefault(surface, []).append(row)
         decisions: list[Decision] = []
         for members in groups.values():
             model = members[0].model
@@ -174,7 +176,11 @@ class Ranker:
         return decisions
 
     def _candidate_set(
-        self, request: SlateRequest, policy: RankingPolicy, model: ServedModel | None
+        self,
+        request: SlateRequest,
+        policy: RankingPolicy,
+        model: ServedModel | None,
+        marketing: bool,
     ) -> CandidateSet:
         catalogue = self._reference.catalogue
         wanted = tuple(request.candidates) if request.candidates is not None else None
@@ -183,6 +189,7 @@ class Ranker:
             id(catalogue),
             request.product,
             wanted,
+            marketing,
             policy.scope,
             policy.version,
             id(policy),
@@ -192,7 +199,7 @@ class Ranker:
         if found is not None:
             return found
         priors = prior_model.priors if prior_model else NO_PRIORS
-        compiled = candidates(catalogue, request.product, policy, priors, wanted)
+        compiled = candidates(catalogue, request.product, policy, priors, wanted, marketing)
         known = set(compiled.item_ids)
         extra = tuple(
             (item, OTHER_PRODUCT if item in catalogue.place_of else UNKNOWN_ITEM)
@@ -214,7 +221,10 @@ class Ranker:
     ) -> list[Decision]:
         policy = self._reference.policies.in_force(rows[0].request.product, now_ms)
         model = rows[0].model
-        chosen = self._candidate_set(rows[0].request, policy, model)
+        # Marketing that nobody could be shown is left out unnamed: naming it would cost an
+        # overloaded worker more than everything else it does for such a slate.
+        marketing = not rows[0].is_cheap or rows[0].request.candidates is not None
+        chosen = self._candidate_set(rows[0].request, policy, model, marketing)
         compiled = chosen.candidates
         verdicts = [verdict(row.state.consents, now_ms, self._consent_ttl_ms) for row in rows]
         reasons_BM = reasons(

@@ -111,6 +111,7 @@ class Scoring:
         full, cheap = self.triage(rows, now_ms)
         repaired = self._score(full, now_ms, started) if full else []
         for row in cheap:
+            row.is_cheap = True
             if not row.flags:
                 row.flags.append(OVERLOAD)
         decisions = self._ranker.decide([*full, *cheap], now_ms, started)

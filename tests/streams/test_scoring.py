@@ -447,3 +447,14 @@ def test_nightly_features_past_their_time_to_live_are_missing_to_the_models(age_
     assert ("user_static_stale" in slate.flags) == is_stale
     expected = missing_static() if is_stale else state.static
     assert seen[0][0, : len(expected)].tolist() == expected.tolist()
+
+
+def test_the_cheap_tier_names_marketing_only_where_it_is_asked_for():
+    worker = Worker()
+    asked = {"deadline_ms": 10}
+    slate = worker.handle(ask("ada", age_ms=500, **asked))["ada-0"]
+    assert slate.flags == ["deadline_passed"]
+    assert not refused(slate)
+    assert "i1" not in ids(slate)
+    named = worker.handle(ask("ada", 1, age_ms=500, candidates=["i0", "i1"], **asked))["ada-1"]
+    assert refused(named) == {"i1": "consent_unknown"}
