@@ -6,7 +6,7 @@ Feast views (`feature_repo/`), the model's input order (`features/encoding.py`) 
 
 import hashlib
 import json
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from typing import Final, Literal
 
 from features.categories import CATEGORIES
@@ -156,7 +156,10 @@ USER_INTRADAY: Final = View(
     "user_intraday",
     "user",
     DAY_MS,
-    (*DYNAMIC_FEATURES, Feature("events_count", "int64", "events folded into the state so far")),
+    (
+        *DYNAMIC_FEATURES,
+        Feature("events_count", "int64", "events and refreshes folded into the state so far"),
+    ),
     "ingest worker",
     "F_d as of the user's last event",
 )
@@ -205,9 +208,15 @@ NUM_STATIC: Final = 2 * len(ENROLLMENTS) + 2
 CONTEXT_WIDTH: Final = NUM_STATIC + FM_WIDTH + 1
 
 
-def registry_fingerprint() -> str:
-    """SHA-256 of the registry; models, manifests and packed states carry it."""
-    shape = [asdict(view) for view in VIEWS]
+def registry_fingerprint(views: tuple[View, ...] = VIEWS) -> str:
+    """SHA-256 of what the registry means; models, manifests and packed states carry it.
+
+    Descriptions are left out: a better word must not make every model and state unreadable.
+    """
+    shape = [
+        [view.name, view.entity, view.ttl_ms, [[f.name, f.dtype, f.unit] for f in view.features]]
+        for view in views
+    ]
     constants = [
         WINDOWS_MS,
         CUTOFF_HOUR_UTC,
