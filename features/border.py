@@ -36,16 +36,21 @@ REASONS: Final = (
 )
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Border:
     """Limits of what is let in."""
 
     max_bytes: int = 65_536
+    max_key_bytes: int = 512
     max_skew_ms: int = 5 * MINUTE_MS
     max_age_ms: int = 1_100 * DAY_MS
 
-    def check_size(self, raw: bytes | None) -> bytes:
-        """The bytes of a record; refuses an empty (tombstone) or oversize one."""
+    def check_size(self, raw: bytes | None, key: bytes | None) -> bytes:
+        """The bytes of a record; refuses an empty (tombstone) or oversize one, key included."""
+        if key is not None and len(key) > self.max_key_bytes:
+            raise MalformedEvent(
+                OVERSIZE, f"got a key of {len(key)} bytes, expected at most {self.max_key_bytes}"
+            )
         if raw is None:
             raise MalformedEvent(NOT_JSON, "got a record without a value, expected a JSON object")
         if len(raw) > self.max_bytes:
@@ -73,10 +78,12 @@ class Border:
 def to_record(decoded: Any, kind: type[R]) -> R:
     """Validate decoded JSON as a record; raises MalformedEvent with the path of what is wrong."""
     if isinstance(decoded, dict) and decoded.get("schema_version", 1) != 1:
+        version = decoded["schema_version"]
+        # Only a number is shown: the message goes into logs, and anything may stand there.
+        shown = version if isinstance(version, int) else f"a {type(version).__name__}"
         raise MalformedEvent(
             UNKNOWN_VERSION,
-            f"schema_version={decoded['schema_version']!r}, expected 1 for {kind.__name__} - "
-            "at `$.schema_version`",
+            f"schema_version={shown}, expected 1 for {kind.__name__} - at `$.schema_version`",
         )
     try:
         record = msgspec.convert(decoded, kind)

@@ -82,4 +82,13 @@ class AnsweredRequests:
         while await reader.position(slates) < end:
             found = await reader.getmany(slates, timeout_ms=_POLL_MS)
             for message in found.get(slates, ()):
-                self._ids.add(orjson.loads(message.value)["slate_id"])
+                self._ids.add(_slate_id_of(message.value))
+
+
+def _slate_id_of(value: bytes | None) -> str:
+    """The slate's id; "" for a record that is no slate of ours."""
+    try:
+        slate = orjson.loads(value or b"")
+    except orjson.JSONDecodeError:
+        return ""
+    return str(slate.get("slate_id", "")) if isinstance(slate, dict) else ""

@@ -21,7 +21,7 @@ from typing import Any, Protocol
 import faust
 from aiokafka import AIOKafkaConsumer, ConsumerRebalanceListener, TopicPartition
 from aiokafka.coordinator.assignors.range import RangePartitionAssignor
-from aiokafka.errors import IllegalStateError, KafkaError
+from aiokafka.errors import IllegalStateError, KafkaError, MessageSizeTooLargeError
 from faust.app.base import BootStrategy
 
 from features.errors import Unavailable
@@ -37,6 +37,7 @@ COMMIT_INTERVAL_S = 0.25
 RETRY_S = (0.05, 0.1, 0.2, 0.5, 1.0)
 _POLL_MS = 200
 EXIT_NO_PROGRESS = 70
+_BROKER_LIMIT = 5
 
 
 class Work(Protocol):
@@ -98,11 +99,16 @@ async def run_batch(work: Work, records: Sequence[Received]) -> None:
 
 
 async def _persist(name: str, first: str, attempt: Callable[[], Awaitable[None]]) -> None:
-    """Try again for as long as a server is down."""
+    """Try again for as long as a server is down.
+
+    A record that is too large for its topic is no server that is down: it is raised at once.
+    """
     for number in count(1):
         try:
             await attempt()
             return
+        except MessageSizeTooLargeError:
+            raise
         except (Unavailable, KafkaError, OSError) as down:
             logger.warning(
                 "batch held back worker=%s attempt=%d first=%s reason=%s", name, number, first, down
@@ -152,7 +158,13 @@ def create_app(work: Work, settings: Settings) -> faust.App:
     @app.agent(channel, name=work.name, concurrency=1)
     async def agent(stream: Any) -> None:
         async for batch in stream:
-            await run_batch(work, batch.records)
+            try:
+                await run_batch(work, batch.records)
+            except BaseException as error:
+                # The feed waits for this batch: it must hear of it, and the worker end.
+                if not batch.done.done():
+                    batch.done.set_exception(error)
+                raise
             batch.done.set_result(None)
 
     app.service(
@@ -177,12 +189,16 @@ def _credentials(settings: Settings) -> Any:
 
 
 class Progress:
-    """When a worker last got on, and whether records wait for it; read by the watchdog's thread."""
+    """When a worker last got on, and whether records wait for it; read by the watchdog's thread.
+
+    A broker that is down is waited for: what cannot be asked is no lag. After `_BROKER_LIMIT` times
+    the limit the worker exits all the same, in case it is the client that is stuck.
+    """
 
     def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
         self._clock = clock
         self._last_commit = clock()
-        self._last_look = clock()
+        self._last_look = self._last_turn = clock()
         self._lag = 0
 
     def committed(self) -> None:
@@ -191,18 +207,25 @@ class Progress:
 
     def looked(self, lag: int) -> None:
         """The event loop is alive and found `lag` records waiting."""
-        self._last_look = self._clock()
+        self._last_look = self._last_turn = self._clock()
         self._lag = lag
         if lag == 0:
             self._last_commit = self._clock()
+
+    def looked_in_vain(self) -> None:
+        """The event loop is alive, the broker did not answer."""
+        self._last_turn = self._last_commit = self._clock()
+        self._lag = 0
 
     def stuck(self, limit_s: float) -> str | None:
         """Why the worker is to exit, or None."""
         now = self._clock()
         if self._lag > 0 and now - self._last_commit > limit_s:
             return f"lag={self._lag} and no commit for {now - self._last_commit:.0f} s"
-        if now - self._last_look > limit_s:
-            return f"event loop or broker silent for {now - self._last_look:.0f} s"
+        if now - self._last_turn > limit_s:
+            return f"event loop silent for {now - self._last_turn:.0f} s"
+        if now - self._last_look > _BROKER_LIMIT * limit_s:
+            return f"broker silent for {now - self._last_look:.0f} s"
         return None
 
 
@@ -251,7 +274,6 @@ class Feed(faust.Service):
         self._busy = asyncio.Lock()
         self._progress = Progress()
         self._watchdog_stop = threading.Event()
-        await self.work.start()
         self._consumer = AIOKafkaConsumer(
             **aiokafka_config(self.settings),
             group_id=feed_group(self.work.name),
@@ -266,6 +288,7 @@ class Feed(faust.Service):
             # topics to one worker.
             partition_assignment_strategy=(RangePartitionAssignor,),
         )
+        await self.work.start()
         self._consumer.subscribe(
             list(self.work.topics), listener=_Rebalance(self._settle_and_commit, self._take_over)
         )
@@ -366,6 +389,7 @@ class Feed(faust.Service):
                 lag = await self._lag()
             except (KafkaError, IllegalStateError, OSError) as silent:
                 logger.warning("lag unknown worker=%s reason=%s", self.work.name, silent)
+                self._progress.looked_in_vain()
                 continue
             self._progress.looked(lag)
 

@@ -15,13 +15,13 @@ from typing import Final, Protocol
 import numpy as np
 import numpy.typing as npt
 
-from features.border import INTERNAL_ERROR, Border, check_key
+from features.border import INTERNAL_ERROR, KEY_MISMATCH, Border, check_key
 from features.clock import Clock
 from features.encoding import HistoryArrays, encode_histories
 from features.errors import MalformedEvent, ModelUnavailable, StateCorrupt, StoreUnavailable
 from features.packed import UserState, pack, unpack
 from features.records import MARKETING, Consent, Conversion, Interaction, Record, Transaction
-from features.spec import ENROLLMENTS, FM_WIDTH
+from features.spec import DAY_MS, ENROLLMENTS, FM_WIDTH
 from features.state import Delivery, Nightly, fold, with_nightly
 from streams.metrics import (
     DEAD_LETTERS,
@@ -46,7 +46,7 @@ from streams.topics import (
     TOPICS,
     TRANSACTIONS,
 )
-from streams.wire import Received, dead_letter, decode, encode
+from streams.wire import Received, dead_letter, decode, encode, letter_key
 
 logger = logging.getLogger(__name__)
 
@@ -101,9 +101,9 @@ class Ingest:
         self._producer = producer
         self._sweep = sweep
         self._border = Border(
-            settings.max_event_bytes,
-            settings.max_skew_ms,
-            settings.max_event_age_days * 86_400_000,
+            max_bytes=settings.max_event_bytes,
+            max_skew_ms=settings.max_skew_ms,
+            max_age_ms=settings.max_event_age_days * DAY_MS,
         )
 
     async def start(self) -> None:
@@ -152,9 +152,12 @@ class Ingest:
 
     def _admit(self, record: Received, now_ms: int) -> tuple[str, Delivery]:
         place = (EVENT_TOPICS.index(record.topic), record.partition, record.offset)
-        raw = self._border.check_size(record.value)
+        raw = self._border.check_size(record.value, record.key)
         if record.topic == STATE_REFRESH:
-            return refreshed_user(raw), Delivery(None, *place)
+            user_id = refreshed_user(raw)
+            if record.key != user_id.encode():
+                raise MalformedEvent(KEY_MISMATCH, "got another key, expected the user's")
+            return user_id, Delivery(None, *place)
         event = decode(raw, KINDS[record.topic])
         assert isinstance(event, Interaction | Transaction | Conversion | Consent)
         check_key(record.key, event)
@@ -311,4 +314,4 @@ def _letter(record: Received, reason: str, message: str, now_ms: int) -> Outgoin
     DEAD_LETTERS.labels(record.topic, reason).inc()
     logger.warning("refused at=%s reason=%s message=%s", record.at, reason, message)
     letter = encode(dead_letter(record, reason, message, now_ms))
-    return Outgoing(TOPICS[record.topic].dead_letter, record.key or b"", letter)
+    return Outgoing(TOPICS[record.topic].dead_letter, letter_key(record), letter)

@@ -6,6 +6,7 @@ reached the end, and a change takes effect without a restart.
 
 import asyncio
 import logging
+import re
 from collections.abc import Awaitable, Callable
 
 from aiokafka import AIOKafkaConsumer, TopicPartition
@@ -23,6 +24,7 @@ from streams.wire import Received, decode
 
 logger = logging.getLogger(__name__)
 _POLL_MS = 500
+_VERSION = re.compile(r"[0-9]{1,9}")
 
 
 def policy_key(policy: RankingPolicy) -> bytes:
@@ -92,6 +94,9 @@ class ReferenceData:
                     logger.warning("refused at=%s reason=%s", record.at, refused)
                     if is_live and self.on_refused is not None:
                         await self.on_refused(record, refused)
+                except Exception:
+                    # What breaks the code must not end the following of everything behind it.
+                    logger.exception("not taken at=%s", record.at)
         if items_changed:
             self.catalogue = Catalogue.of(self._items.values())
 
@@ -110,7 +115,8 @@ class ReferenceData:
             return True
         if record.value is None:
             scope, _, version = key.rpartition("@")
-            self.policies.remove(scope, int(version) if version.isdigit() else -1)
+            if _VERSION.fullmatch(version):
+                self.policies.remove(scope, int(version))
             return False
         policy = decode(record.value, RankingPolicy)
         self.policies.add(policy)

@@ -17,6 +17,7 @@ from features.border import INTERNAL_ERROR, Border, check_key
 from features.clock import Clock
 from features.errors import MalformedEvent, ModelUnavailable, StoreUnavailable
 from features.records import SlateRequest
+from features.spec import DAY_MS
 from fintrec.slates import Decision, audit_bytes, slate_bytes
 from streams.answered import AnsweredRequests
 from streams.hidden import HiddenStates, Models
@@ -29,7 +30,7 @@ from streams.reference import ReferenceData
 from streams.settings import Settings
 from streams.topics import SLATE_AUDIT, SLATE_REQUESTS, TOPICS
 from streams.topics import SLATES as SLATES_TOPIC
-from streams.wire import Received, dead_letter, decode, encode
+from streams.wire import Received, dead_letter, decode, encode, letter_key
 
 logger = logging.getLogger(__name__)
 
@@ -71,9 +72,9 @@ class Scoring:
         self._hidden = HiddenStates(triton, models, settings.repair_rows)
         self._ranker = Ranker(settings, reference, models)
         self._border = Border(
-            settings.max_event_bytes,
-            settings.max_skew_ms,
-            settings.max_event_age_days * 86_400_000,
+            max_bytes=settings.max_event_bytes,
+            max_skew_ms=settings.max_skew_ms,
+            max_age_ms=settings.max_event_age_days * DAY_MS,
         )
 
     async def start(self) -> None:
@@ -153,7 +154,7 @@ class Scoring:
         return full, [row for row in rows if id(row) not in chosen]
 
     def _admit(self, record: Received, now_ms: int) -> Row:
-        raw = self._border.check_size(record.value)
+        raw = self._border.check_size(record.value, record.key)
         request = decode(raw, SlateRequest)
         check_key(record.key, request)
         self._border.check_time(request.event_time_ms, now_ms)
@@ -223,7 +224,7 @@ class Scoring:
         DEAD_LETTERS.labels(record.topic, reason).inc()
         logger.warning("refused at=%s reason=%s message=%s", record.at, reason, message)
         letter = encode(dead_letter(record, reason, message, now_ms))
-        return Outgoing(TOPICS[record.topic].dead_letter, record.key or b"", letter)
+        return Outgoing(TOPICS[record.topic].dead_letter, letter_key(record), letter)
 
 
 def _records_of(decision: Decision) -> tuple[Outgoing, Outgoing]:

@@ -12,6 +12,8 @@ from features.records import DeadLetter, Record
 
 R = TypeVar("R", bound=Record)
 MAX_DEAD_LETTER_BYTES = 262_144
+MAX_DEAD_LETTER_KEY_BYTES = 1_024
+MAX_MESSAGE_CHARACTERS = 2_000
 
 
 class Received(NamedTuple):
@@ -49,17 +51,26 @@ def encode(record: Record) -> bytes:
 
 
 def dead_letter(received: Received, reason: str, message: str, now_ms: int) -> DeadLetter:
-    """The dead letter of a refused record: whole up to 256 KiB, and said where it was cut."""
+    """The dead letter of a refused record: whole up to 256 KiB, and said where it was cut.
 
-    def text(raw: bytes | None) -> str | None:
-        return None if raw is None else base64.b64encode(raw[:MAX_DEAD_LETTER_BYTES]).decode()
+    Bounded in every part, so that the letter itself is never too large for its topic.
+    """
+
+    def text(raw: bytes | None, limit: int) -> str | None:
+        return None if raw is None else base64.b64encode(raw[:limit]).decode()
 
     return DeadLetter(
         at=received.at,
         reason=reason,
-        message=message,
-        key_base64=text(received.key),
-        value_base64=text(received.value),
-        truncated=len(received.value or b"") > MAX_DEAD_LETTER_BYTES,
+        message=message[:MAX_MESSAGE_CHARACTERS],
+        key_base64=text(received.key, MAX_DEAD_LETTER_KEY_BYTES),
+        value_base64=text(received.value, MAX_DEAD_LETTER_BYTES),
+        truncated=len(received.value or b"") > MAX_DEAD_LETTER_BYTES
+        or len(received.key or b"") > MAX_DEAD_LETTER_KEY_BYTES,
         refused_at_ms=now_ms,
     )
+
+
+def letter_key(received: Received) -> bytes:
+    """Kafka key of a dead letter: the record's own, cut like the letter."""
+    return (received.key or b"")[:MAX_DEAD_LETTER_KEY_BYTES]

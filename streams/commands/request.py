@@ -5,7 +5,9 @@ from pathlib import Path
 
 import click
 
+from features.border import to_record
 from features.clock import SystemClock
+from features.errors import MalformedEvent
 from features.records import SlateRequest
 from streams.commands.options import dir_option, json_option, print_json, wide_console
 from streams.commands.slate_table import slate_table
@@ -44,19 +46,23 @@ def request(
     """Ask for USER's slate and print it."""
     from streams.slate_client import SlateClient
 
-    asked = SlateRequest(
-        request_id=request_id or uuid.uuid4().hex,
-        user_id=user,
-        event_time_ms=SystemClock().now_ms(),
-        product=product,
-        page=page,
-        placement=placement,
-        layout=layout,
-        channel=channel,
-        device=device,
-        size=size,
-        candidates=list(candidates) or None,
-    )
+    fields = {
+        "request_id": request_id or uuid.uuid4().hex,
+        "user_id": user,
+        "event_time_ms": SystemClock().now_ms(),
+        "product": product,
+        "page": page,
+        "placement": placement,
+        "layout": layout,
+        "channel": channel,
+        "device": device,
+        "size": size,
+        "candidates": list(candidates) or None,
+    }
+    try:
+        asked = to_record(fields, SlateRequest)
+    except MalformedEvent as refused:
+        raise click.UsageError(str(refused)) from refused
     with SlateClient(load_settings(stack_dir)) as client:
         slate = client.ask(asked, timeout)
     if as_json:

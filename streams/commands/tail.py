@@ -14,7 +14,14 @@ from streams.settings import load_settings
 
 @click.command()
 @click.argument("topic")
-@click.option("-n", "--last", default=10, show_default=True, help="Start with the last N records.")
+@click.option(
+    "-n",
+    "--last",
+    default=10,
+    show_default=True,
+    type=click.IntRange(0),
+    help="Start with the last N records.",
+)
 @click.option("--follow/--no-follow", default=True, show_default=True, help="Wait for new records.")
 @dir_option
 @json_option

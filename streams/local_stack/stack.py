@@ -88,6 +88,12 @@ class LocalStack:
             StackAlreadyRunning: the folder has a running stack.
             FintrecError: something is missing, or a server ended (with the tail of its log).
         """
+        for path in (self.dir, self.model_repository):
+            if any(character.isspace() for character in str(path)):
+                raise FintrecError(
+                    f"got {str(path)!r}: Triton starts its models through a shell and cannot serve "
+                    "from a path with a space; choose another with --dir"
+                )
         try:
             (self.dir / "logs").mkdir(parents=True, exist_ok=True)
         except OSError as exc:

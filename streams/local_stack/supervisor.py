@@ -102,7 +102,7 @@ class Supervisor:
             try:
                 request = json.loads(stream.readline())
                 reply = {"ok": True, **self._answer(request)}
-            except (ValueError, KeyError, OSError) as exc:
+            except (ValueError, KeyError, TypeError, OSError) as exc:
                 reply = {"ok": False, "error": f"{type(exc).__name__}: {exc}"}
             try:
                 stream.write(json.dumps(reply) + "\n")

@@ -42,14 +42,14 @@ def test_every_reason_is_a_distinct_word():
 
 
 def test_a_record_without_a_value_is_refused():
-    error = refused(BORDER.check_size, None)
+    error = refused(BORDER.check_size, None, b"ada")
     assert error.reason == NOT_JSON
     assert str(error) == "got a record without a value, expected a JSON object"
 
 
 def test_a_record_of_exactly_the_limit_is_let_in_and_a_byte_more_is_not():
-    assert BORDER.check_size(b"0123456789") == b"0123456789"
-    error = refused(BORDER.check_size, b"0123456789a")
+    assert BORDER.check_size(b"0123456789", b"ada") == b"0123456789"
+    error = refused(BORDER.check_size, b"0123456789a", b"ada")
     assert error.reason == OVERSIZE
     assert str(error) == "got 11 bytes, expected at most 10"
 
@@ -140,3 +140,16 @@ def test_before_a_login_the_anonymous_visitor_is_the_key():
     )
     check_key(b"u", login)
     assert refused(check_key, b"a", login).reason == KEY_MISMATCH
+
+
+def test_a_key_that_is_too_long_is_refused() -> None:
+    error = refused(BORDER.check_size, b"{}", b"k" * 513)
+    assert error.reason == OVERSIZE
+    assert "key of 513 bytes" in str(error)
+
+
+def test_a_version_that_is_no_number_is_refused_without_being_repeated() -> None:
+    secret = {"schema_version": "12 Main Street"}
+    error = refused(to_record, secret, Interaction)
+    assert error.reason == UNKNOWN_VERSION
+    assert "Main Street" not in str(error)

@@ -1,7 +1,7 @@
 import asyncio
 
 import pytest
-from aiokafka.errors import KafkaConnectionError
+from aiokafka.errors import KafkaConnectionError, MessageSizeTooLargeError
 
 from features.errors import ModelUnavailable, StoreUnavailable
 from streams import feed
@@ -70,6 +70,13 @@ def test_a_poisonous_record_is_set_apart_and_the_rest_goes_on_in_order():
     work = run(Work(poison={1, 3}), range(5))
     assert work.done == [0, 2, 4]
     assert work.refused == [(1, "KeyError('offset 1')"), (3, "KeyError('offset 3')")]
+
+
+def test_a_record_too_large_for_its_topic_is_set_apart_and_not_waited_for():
+    work = run(Work(down=[MessageSizeTooLargeError(), MessageSizeTooLargeError()]), range(2))
+    assert work.batches == [2, 1, 1]
+    assert [offset for offset, _ in work.refused] == [0]
+    assert work.done == [1]
 
 
 def test_a_poisonous_record_alone_is_refused_at_once():
@@ -166,4 +173,15 @@ def test_a_loop_that_no_longer_looks_is_stuck_with_or_without_lag():
     watch.later(60)
     assert watch.stuck() is None
     watch.later(1)
-    assert watch.stuck() == "event loop or broker silent for 61 s"
+    assert watch.stuck() == "event loop silent for 61 s"
+
+
+def test_a_broker_that_is_down_is_waited_for_and_then_the_client_is_not_trusted():
+    watch = Watch()
+    watch.progress.looked(7)
+    for _ in range(5):
+        watch.later(59)
+        watch.progress.looked_in_vain()
+        assert watch.stuck() is None
+    watch.later(6)
+    assert watch.stuck() == "broker silent for 301 s"

@@ -13,6 +13,7 @@ from features.records import Consent, Interaction, Transaction
 from features.spec import DYNAMIC_FEATURES, ENROLLMENTS, FM_WIDTH
 from streams.ingest import Ingest
 from streams.ports import StateWrite
+from streams.refresh import refresh_record
 from streams.topics import CLICKSTREAM, CONSENTS, STATE_REFRESH, TRANSACTIONS
 from tests.fakes import (
     FakeClock,
@@ -292,6 +293,24 @@ def test_a_record_that_broke_the_code_becomes_a_dead_letter():
     assert letter["reason"] == "internal_error"
     assert letter["message"] == "ZeroDivisionError: by zero"
     assert letter_of(letter)[2] == record.value
+
+
+def test_a_dead_letter_is_never_too_large_for_its_topic():
+    worker = Worker()
+    record = received(CLICKSTREAM, b"x" * 3_000_000, 1, key=b"k" * 900_000)
+    asyncio.run(worker.work.handle([record]))
+    (letter,) = worker.producer.values("clickstream.v1.dead_letter")
+    assert (letter["reason"], letter["truncated"]) == ("oversize", True)
+    (sent,) = [r for r in worker.producer.sent if r.topic == "clickstream.v1.dead_letter"]
+    assert len(sent.key) + len(sent.value) < 500_000
+
+
+def test_a_refresh_under_a_foreign_key_is_refused():
+    worker = Worker()
+    value = refresh_record("bob", "nightly").value
+    asyncio.run(worker.work.handle([received(STATE_REFRESH, value, 1, key=b"ada")]))
+    (letter,) = worker.producer.values("state_refresh.v1.dead_letter")
+    assert letter["reason"] == "key_mismatch"
 
 
 def test_limits_of_the_border_are_settings():

@@ -61,7 +61,9 @@ def test_a_scope_may_have_an_at_sign_in_its_name():
     assert data.policies.all() == []
 
 
-@pytest.mark.parametrize("key", [None, b"", b"@", b"home@two", b"\xff@1", b"@99"])
+@pytest.mark.parametrize(
+    "key", [None, b"", b"@", b"home@two", b"\xff@1", b"@99", "@²".encode(), b"@" + b"9" * 5000]
+)
 def test_a_tombstone_of_no_known_policy_changes_nothing(key):
     data = ReferenceData(SETTINGS)
     apply_policy(data, RankingPolicy(version=1))
