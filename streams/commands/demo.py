@@ -39,7 +39,7 @@ STEPS = {
 @click.command()
 @click.option("--keep", is_flag=True, help="Leave the stack and the workers running.")
 @click.option("--size", default="demo", show_default=True, help="Size of the simulated bank.")
-@click.option("--minutes", default=0.35, show_default=True, help="Training time of each model.")
+@click.option("--minutes", default=0.45, show_default=True, help="Training time of each model.")
 @click.option("--svg", type=click.Path(dir_okay=False, path_type=Path), help="Save the output.")
 @dir_option
 def demo(keep: bool, size: str, minutes: float, svg: Path | None, stack_dir: Path | None) -> None:

@@ -133,13 +133,13 @@ def _show(found: dict[str, Any], as_json: bool) -> None:
         "redis": found["redis"],
         "triton": f"{found['triton_grpc']} (gRPC) {found['triton_http']} (HTTP)",
     }
-    for name, server in found["servers"].items():
-        table.add_row(
-            name, where[name], str(server["pid"] or "-"), str(server["ready"]), server["log"]
-        )
+    processes = found["servers"] | found["workers"]
+    for name, server in processes.items():
+        address = where.get(name, "(worker)")
+        table.add_row(name, address, str(server["pid"] or "-"), str(server["ready"]), server["log"])
     console = wide_console()
     console.print(table)
-    for name, server in found["servers"].items():
+    for name, server in processes.items():
         if server["log_tail"] is not None:
             console.print(f"\n{name} does not run (exit code {server['exit_code']}); its log:")
             console.print(server["log_tail"], markup=False, highlight=False)
