@@ -38,6 +38,7 @@ RETRY_S = (0.05, 0.1, 0.2, 0.5, 1.0)
 _POLL_MS = 200
 EXIT_NO_PROGRESS = 70
 _BROKER_LIMIT = 5
+_SETTLE_S = 5.0
 
 
 class Work(Protocol):
@@ -301,7 +302,11 @@ class Feed(faust.Service):
 
     async def on_stop(self) -> None:
         self._watchdog_stop.set()
-        await self._settle_and_commit()
+        try:
+            await asyncio.wait_for(self._settle_and_commit(), _SETTLE_S)
+        except TimeoutError:
+            # Its batch is not done: it stays uncommitted and is delivered again.
+            logger.warning("stopped in mid-batch worker=%s", self.work.name)
         await self._consumer.stop()
         await self.work.stop()
 
