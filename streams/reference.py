@@ -12,6 +12,7 @@ from collections.abc import Awaitable, Callable
 from aiokafka import AIOKafkaConsumer, TopicPartition
 from aiokafka.errors import KafkaError
 
+from features.border import INTERNAL_ERROR
 from features.errors import MalformedEvent
 from features.records import Item, RankingPolicy
 from fintrec.catalogue import Catalogue
@@ -90,13 +91,16 @@ class ReferenceData:
                 record = Received(m.topic, m.partition, m.offset, m.key, m.value, m.timestamp)
                 try:
                     items_changed |= self.apply(record)
-                except MalformedEvent as refused:
-                    logger.warning("refused at=%s reason=%s", record.at, refused)
-                    if is_live and self.on_refused is not None:
-                        await self.on_refused(record, refused)
-                except Exception:
+                    continue
+                except MalformedEvent as error:
+                    refused = error
+                except Exception as error:
                     # What breaks the code must not end the following of everything behind it.
-                    logger.exception("not taken at=%s", record.at)
+                    logger.exception("broke the code at=%s", record.at)
+                    refused = MalformedEvent(INTERNAL_ERROR, f"{type(error).__name__}: {error}")
+                logger.warning("refused at=%s reason=%s", record.at, refused.reason)
+                if is_live and self.on_refused is not None:
+                    await self.on_refused(record, refused)
         if items_changed:
             self.catalogue = Catalogue.of(self._items.values())
 
