@@ -48,6 +48,7 @@ class Interaction(Record, frozen=True, kw_only=True):
     device: Name = ""
     slate_id: Annotated[str, Meta(max_length=128)] = ""
     anonymous_id: Annotated[str, Meta(max_length=128)] = ""
+    propensity: Annotated[float, Meta(ge=0, le=1)] | None = None
 
     def __post_init__(self) -> None:
         if not (self.user_id or self.anonymous_id):

@@ -55,6 +55,7 @@ _ELIGIBILITY: Final = pa.struct(
 _ARROW_TYPES: Final[Mapping[str, pa.DataType]] = {
     "event_time_ms": pa.int64(),
     "position": pa.int64(),
+    "propensity": pa.float64(),
     "amount_usd": pa.float64(),
     "due_date_ms": pa.int64(),
     "minimum_due_usd": pa.float64(),

@@ -26,6 +26,8 @@ MEANINGS: Final = {
     "Interaction.item_id": "the item shown or acted on; empty: none",
     "slate_id": "the slate",
     "Interaction.slate_id": "the slate that showed the item, so that clicks find their impression",
+    "Interaction.propensity": "on an impression: the slate item's own, so that policies can be "
+    "judged from logs; null: unknown",
     "action": "`impression`, `click`, `dismiss`, `page_view`, `login`, `logout`, `call`, "
     "`branch`, `atm`, `fraud_report`, `complaint`; another name counts as `other`",
     # money

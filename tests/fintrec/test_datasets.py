@@ -264,7 +264,7 @@ def made(log_dir, tables, end_ms=END_MS):
 def seen(event_id, time_ms, action="impression", item_id="a", user_id="u", **fields):
     blank = dict.fromkeys(logs.SCHEMAS[logs.CLICKSTREAM].names, "")
     given = {"event_id": event_id, "event_time_ms": time_ms, "action": action, "user_id": user_id}
-    return {**blank, "position": 1, "item_id": item_id, **given, **fields}
+    return {**blank, "position": 1, "propensity": None, "item_id": item_id, **given, **fields}
 
 
 EARLY = END_MS - 10 * DAY_MS
