@@ -9,8 +9,9 @@ from features.categories import category_of
 from features.spec import DAY_MS, HOUR_MS
 from fintrec import logs
 from fintrec.bank import needs
-from fintrec.bank.catalogue import build_catalogue
-from fintrec.bank.simulate import BankSize, bank_tables, simulate
+from fintrec.bank.chunk import Span, simulate_chunk
+from fintrec.bank.money import MCC_NAMES
+from fintrec.bank.simulate import BankSize, simulate
 from fintrec.bank.visits import Triggers, fast_needs
 
 END_MS = 1_795_900_000_123
@@ -186,24 +187,21 @@ def test_every_merchant_category_code_belongs_to_its_category():
 
 
 def test_a_travel_purchase_of_the_same_day_lifts_clicks_on_travel_items():
-    tables = bank_tables(700, 1, END_MS - 30 * DAY_MS, END_MS)
+    start_ms = END_MS - 30 * DAY_MS
+    chunk = simulate_chunk(1, 0, 0, 700, Span(start_ms, start_ms, END_MS))
+    money, pages, exposure = chunk.money, chunk.pages, chunk.exposure
+    travel = np.array([category_of(mcc) == "travel" for mcc in MCC_NAMES])[money.mcc]
     booked = {}
-    for row in tables[logs.TRANSACTIONS].select(["user_id", "event_time_ms", "mcc"]).to_pylist():
-        if category_of(row["mcc"]) == "travel":
-            booked.setdefault(row["user_id"], []).append(row["event_time_ms"])
-    catalogue = build_catalogue(np.random.default_rng(1).spawn(9)[1], END_MS - 30 * DAY_MS, END_MS)
-    travel = {item.item_id for item in catalogue.items if item.category == "travel"}
+    for user, time_ms in zip(money.user[travel], money.time_ms[travel], strict=True):
+        booked.setdefault(int(user), []).append(int(time_ms))
+    need = chunk.catalogue.need[exposure.shown_PK]
+    page, slot = np.nonzero((exposure.shown_PK >= 0) & (need == needs.NEED_INDEX["travel"]))
     counts = {True: Counter(), False: Counter()}
-    columns = ["user_id", "event_time_ms", "item_id", "action"]
-    for row in tables[logs.CLICKSTREAM].select(columns).to_pylist():
-        if row["item_id"] in travel:
-            times = np.array(booked.get(row["user_id"], [0]))
-            is_recent = bool(
-                (
-                    (times < row["event_time_ms"]) & (row["event_time_ms"] - times < 8 * HOUR_MS)
-                ).any()
-            )
-            counts[is_recent][row["action"]] += 1
-    rates = {recent: found["click"] / found["impression"] for recent, found in counts.items()}
-    assert counts[True]["impression"] > 50
+    for user, time_ms, clicked in zip(
+        pages.user[page], pages.time_ms[page], exposure.clicked_PK[page, slot], strict=True
+    ):
+        ages = time_ms - np.array(booked.get(int(user), [0]))
+        counts[bool(((ages > 0) & (ages < 8 * HOUR_MS)).any())][bool(clicked)] += 1
+    rates = {recent: found[True] / found.total() for recent, found in counts.items()}
+    assert counts[True].total() > 50
     assert rates[True] > 3 * rates[False]
