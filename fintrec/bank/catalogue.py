@@ -238,9 +238,13 @@ def _item(
 
 
 def _set_examples(items: list[Item], start_ms: int, end_ms: int) -> None:
-    """One item pinned to the top, one that starts and one that ends within the log."""
+    """One item pinned to the top of servicing pages, one that starts and one that ends in the log."""
     changed: dict[str, dict[str, Any]] = {
-        "review_alerts_a": {"pinned_position": 1, "urgency": 1.0},
+        "review_alerts_a": {
+            "products": ["pgc_servicing"],
+            "pinned_position": 1,
+            "urgency": 1.0,
+        },
         "grocery_bonus_c": {"valid_from_ms": start_ms + (end_ms - start_ms) // 2},
         "streaming_bundle_c": {"valid_until_ms": end_ms - 2 * DAY_MS},
     }
