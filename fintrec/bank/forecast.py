@@ -12,7 +12,7 @@ from typing import Any, Final
 import numpy as np
 import numpy.typing as npt
 
-from features.spec import DAY_MS
+from features.spec import DAY_MS, MINUTE_MS
 from fintrec.bank import needs, surfaces
 from fintrec.bank.catalogue import Catalogue
 from fintrec.bank.goals import (
@@ -22,13 +22,45 @@ from fintrec.bank.goals import (
     wanted_needs,
     without_exposure,
 )
-from fintrec.bank.mechanism import GOAL_AFTER_MS
+from fintrec.bank.mechanism import (
+    CLICK_INTERCEPT,
+    GOAL_AFTER_MS,
+    GOAL_NEED_WEIGHT,
+    NEED_WEIGHT,
+    POSITION_EFFECT,
+    VIEW_GOAL_SHARE,
+    sigmoid,
+)
 from fintrec.bank.policy import LoggingPolicy, slot_probabilities
 from fintrec.bank.population import NEVER_MS, BoolArray, FloatArray, IntArray, Population
-from fintrec.bank.visits import AXIS_MS, Triggers, place_shares
+from fintrec.bank.visits import (
+    APART_MS,
+    AXIS_MS,
+    MAX_PAGES,
+    MEAN_MORE_PAGES,
+    Triggers,
+    fast_needs,
+    place_shares,
+)
 
 _PRIOR_EXPOSURES: Final = 5.0  # of a need's average, where a user's own past is short
 _PRIOR_DAYS: Final = 7.0  # of the average visitor's pages
+_TYPICAL_EFFECT: Final = float(np.mean(POSITION_EFFECT))
+SESSION_GAP_MS: Final = 10 * MINUTE_MS  # more than two pages of a session lie apart
+
+
+def _remaining_pages() -> FloatArray:
+    """Expected further pages of a session after its n-th page (from 0), (MAX_PAGES,)."""
+    number = np.arange(60)
+    log_fact = np.cumsum(np.log(np.maximum(number, 1)))
+    chance = np.exp(number * np.log(MEAN_MORE_PAGES) - MEAN_MORE_PAGES - log_fact)
+    more = np.minimum(number, MAX_PAGES - 1)
+    return np.array(
+        [(chance * (more - n))[more >= n].sum() / chance[more >= n].sum() for n in range(MAX_PAGES)]
+    )
+
+
+REMAINING_PAGES: Final = _remaining_pages()
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,6 +70,7 @@ class Exposures:
     user: IntArray
     item: IntArray
     time_ms: IntArray
+    place: IntArray  # indexes surfaces.PLACES
     click: FloatArray
     clicked: BoolArray
     if_clicked: FloatArray  # probability of the goal at any time, given a click
@@ -108,15 +141,17 @@ class Forecast:
     ) -> tuple[FloatArray, FloatArray, BoolArray, BoolArray, IntArray]:
         """(hindsight, foresight, label, known, item) of all (page, item), flat."""
         mine = self._log.exposures.of(slice(*self._bounds[user : user + 2]))
-        triggers = slice(*self._trigger_bounds[user : user + 2])
-        kind, came = self._triggers.which[triggers], self._triggers.time_ms[triggers]
-        past, future = self._exposed(mine, times)
+        triggers = self._mine(user)
+        kind, came = triggers.which, triggers.time_ms
+        past, later = self._exposed(mine, times)
         told, coming = self._triggered(kind, came, times)
         who = np.full(len(times), user)
         external = self._external(who, times)
-        hindsight = 1 - np.exp(past + future + told + coming - external)
-        expected = self._expected(user, mine, kind, came, times)
-        foresight = 1 - np.exp(past + told - external - expected)
+        hindsight = 1 - np.exp(past + later + told + coming - external)
+        here, shows = self._shows(user, mine, times)
+        expected = self._expected(mine, shows, times) + self._retriggered(kind, came, times)
+        soon = self._soon(user, mine, here, shows, times)
+        foresight = 1 - np.exp(past + told - external - expected - soon)
         closed = (self._owned_since[user] <= times[:, None])[:, self._catalogue.enrolls]
         label = self._labels(user, times)
         known = times[:, None] + self._window_ms <= self._log.end_ms
@@ -130,17 +165,17 @@ class Forecast:
         )
 
     def _exposed(self, mine: Exposures, times: IntArray) -> tuple[FloatArray, FloatArray]:
-        """Log survival (D, I) of the goals of exposures up to each page, and of later ones."""
+        """Log survival (D, I) of the goals of exposures before each page, and from it on."""
         rate = np.where(mine.clicked, mine.if_clicked, mine.if_not)
         lag, window = self._lag_ms[mine.item], self._window_ms[mine.item]
         age = times[:, None] - mine.time_ms  # negative for later exposures
         by_now, by_then = _reached(age, lag), _reached(age + window, lag)
-        is_past, is_future = age >= 0, (age < 0) & (age > -window)
+        is_past, is_later = age > 0, (age <= 0) & (age > -window)
         chance = rate * (by_then - by_now) / (1 - rate * by_now)
         done = mine.goal_ms[None, :] <= times[:, None]
         return (
             self._summed(np.where(is_past & ~done, np.log1p(-chance), 0.0), mine.item),
-            self._summed(np.where(is_future, np.log1p(-rate * by_then), 0.0), mine.item),
+            self._summed(np.where(is_later, np.log1p(-rate * by_then), 0.0), mine.item),
         )
 
     def _summed(self, values_DE: FloatArray, item: IntArray) -> FloatArray:
@@ -176,41 +211,60 @@ class Forecast:
         shares = external_shares(self._catalogue, people.levels(who, later))
         return np.asarray(EXTERNAL_PER_DAY * shares * self._window_ms / DAY_MS)
 
-    def _expected(
-        self, user: int, mine: Exposures, kind: IntArray, came: IntArray, times: IntArray
-    ) -> FloatArray:
-        """Expected goals (D, I) of exposures and triggers after each page, as the past went."""
-        catalogue, window = self._catalogue, self._window_ms
+    def _expected(self, mine: Exposures, shows_DI: FloatArray, times: IntArray) -> FloatArray:
+        """Expected goals (D, I) of exposures on later visits, if visits go on as they did."""
         days = (times - self._log.start_ms) / DAY_MS
-        page_ms = np.unique(mine.time_ms)
-        num_pages = np.searchsorted(page_ms, times, side="left")
+        num_pages = np.searchsorted(np.unique(mine.time_ms), times, side="left")
         typical = _PRIOR_DAYS * self._pages_per_day
         pages_per_day = (num_pages + typical) / (days + _PRIOR_DAYS)
-        room_days = (window - self._lag_ms * -np.expm1(-window / self._lag_ms)) / DAY_MS
-        shown = pages_per_day[:, None] * self._shows(user, times)
-        goals = shown * self._eases(mine, times) * catalogue.goal_rate * room_days
-        kinds = range(len(needs.TRIGGERS))
-        per_day = np.stack([(came[kind == k] < times[:, None]).sum(axis=1) for k in kinds], axis=1)
-        per_day = per_day / (days + needs.TRIGGER_MEMORY_MS / DAY_MS)[:, None]
-        later_days = (window - TRIGGER_LAG_MS * -np.expm1(-window / TRIGGER_LAG_MS)) / DAY_MS
-        return np.asarray(goals + (per_day * self._trigger_goal) @ self._serves * later_days)
+        room_days = _room_ms(self._window_ms, self._lag_ms) / DAY_MS
+        ease = self._eases(mine, times)
+        shown = pages_per_day[:, None] * shows_DI
+        return np.asarray(shown * ease * self._catalogue.goal_rate * room_days)
 
-    def _shows(self, user: int, times: IntArray) -> FloatArray:
-        """Expected number of each item on a page of the user, (D, I)."""
+    def _retriggered(self, kind: IntArray, came: IntArray, times: IntArray) -> FloatArray:
+        """Expected goals (D, I) of triggers to come, if they come as they did."""
+        days = (times - self._log.start_ms + needs.TRIGGER_MEMORY_MS) / DAY_MS
+        kinds = range(len(needs.TRIGGERS))
+        num = np.stack([(came[kind == k] < times[:, None]).sum(axis=1) for k in kinds], axis=1)
+        goals_per_day = num / days[:, None] * self._trigger_goal
+        room_days = _room_ms(self._window_ms, TRIGGER_LAG_MS) / DAY_MS
+        return np.asarray(goals_per_day @ self._serves * room_days)
+
+    def _soon(
+        self, user: int, mine: Exposures, here_DI: FloatArray, shows_DI: FloatArray, times: IntArray
+    ) -> FloatArray:
+        """Expected goals (D, I) of this page and the rest of the visit, by the needs of now."""
+        page_ms = np.unique(mine.time_ms)
+        opens = np.diff(page_ms, prepend=-APART_MS) > SESSION_GAP_MS
+        first = np.maximum.accumulate(np.where(opens, np.arange(len(page_ms)), 0))
+        nth = np.arange(len(page_ms)) - first
+        nth = np.minimum(nth[np.searchsorted(page_ms, times)], MAX_PAGES - 1)
+        who = np.full(len(times), user)
+        wants = self._log.people.levels(who, times) + fast_needs(self._mine(user), who, times)
+        click = sigmoid(CLICK_INTERCEPT + NEED_WEIGHT * wants + _TYPICAL_EFFECT)
+        ease = (click + (1 - click) * VIEW_GOAL_SHARE) * np.exp(GOAL_NEED_WEIGHT * wants)
+        shown = here_DI + REMAINING_PAGES[nth][:, None] * shows_DI
+        goal = ease[:, self._catalogue.need] * self._catalogue.goal_rate
+        return np.asarray(shown * goal * -np.expm1(-self._window_ms / self._lag_ms))
+
+    def _mine(self, user: int) -> Triggers:
+        some = slice(*self._trigger_bounds[user : user + 2])
+        return Triggers(*(getattr(self._triggers, name)[some] for name in Triggers.__slots__))
+
+    def _shows(self, user: int, mine: Exposures, times: IntArray) -> tuple[FloatArray, FloatArray]:
+        """Expected number of each item on each page and on any page of the user, (D, I) both."""
         share = float(self._log.people.app_share[user])
         weights = share * place_shares("mobile_app") + (1 - share) * place_shares("web")
-        who = np.full(len(times), user)
-        owned_since = np.broadcast_to(
-            self._owned_since[user], (len(times), self._owned_since.shape[1])
-        )
-        total = np.zeros((len(times), len(self._catalogue.items)))
+        who, owned_since = np.full(len(times), user), self._owned_since[[user] * len(times)]
+        every = np.empty((len(surfaces.PLACES), len(times), len(self._catalogue.items)))
         for place, spot in enumerate(surfaces.PLACES):
             at = np.full(len(times), place)
             allowed = self._policy.eligible(owned_since, who, times, at)
-            total += weights[place] * np.minimum(
-                spot.slots * slot_probabilities(self._policy.weights(who), allowed), 1.0
-            )
-        return total
+            chance = slot_probabilities(self._policy.weights(who), allowed)
+            every[place] = np.minimum(spot.slots * chance, 1.0)
+        at = mine.place[np.searchsorted(mine.time_ms, times)]
+        return every[at, np.arange(len(times))], np.tensordot(weights, every, 1)
 
     def _eases(self, mine: Exposures, times: IntArray) -> FloatArray:
         """Average ease of the user's earlier exposures by need, for each item, (D, I)."""
@@ -236,6 +290,11 @@ class Forecast:
 def _bounds(user: IntArray, num_users: int) -> IntArray:
     """Where each user's rows begin in rows ordered by user, and the end of the last, (U + 1,)."""
     return np.searchsorted(user, np.arange(num_users + 1))
+
+
+def _room_ms(window_ms: FloatArray, lag_ms: FloatArray | float) -> FloatArray:
+    """Integral over a window of the probability that a goal begun then is reached within it."""
+    return np.asarray(window_ms + lag_ms * np.expm1(-window_ms / lag_ms))
 
 
 def _reached(age_ms: FloatArray | IntArray, lag_ms: FloatArray | float) -> FloatArray:

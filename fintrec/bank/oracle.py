@@ -10,8 +10,9 @@ would integrate over all futures. Two predictors enclose it:
 - `hindsight` knows, beyond the past, which pages, clicks and triggers follow, but not which of them
   succeed or when. Knowing more, no honest predictor beats it in expectation. For items that open a
   product this is approximate: that they are still shown tells that the product is not yet open.
-- `foresight` knows needs, pending exposures and rates at the instant of the page and expects the
-  future to go on as the user's past did. It is honest, so the best possible is no worse.
+- `foresight` knows needs, earlier exposures and what came of them, the place of the page, the
+  logging policy and rates, as of the instant before the page is filled, and expects the future to
+  go on as the user's past did. It is honest, so the best possible is no worse.
 
 """
 
@@ -72,6 +73,7 @@ def _exposures(log_dir: Path, users: pa.Array, items: pa.Array, catalogue: Catal
         user=user,
         item=item,
         time_ms=time_ms,
+        place=table["place"].to_numpy().astype(np.int64),
         click=table["click_probability"].to_numpy().astype(np.float64),
         clicked=table["clicked"].to_numpy(),
         if_clicked=table["conversion_probability_if_clicked"].to_numpy() / within,
@@ -134,14 +136,14 @@ def _caused(log: Log, some: Exposures, window_days: FloatArray) -> dict[str, Any
 
 def _any_cause(log: Log, some: Exposures, window_days: FloatArray) -> dict[str, Any]:
     """Both predictors on (page, item) with complete windows; items that open no product apart."""
+    if not len(some.user):
+        return {"examples": 0}
     pages = np.unique(some.user * AXIS_MS + some.time_ms)
     users, first = np.unique(pages // AXIS_MS, return_index=True)
-    forecast = Forecast(log, int(some.time_ms.min(initial=log.end_ms)), window_days)
+    forecast = Forecast(log, int(some.time_ms.min()), window_days)
     parts = []
     for user, times in zip(users.tolist(), np.split(pages % AXIS_MS, first[1:]), strict=True):
         parts.append(forecast.of_user(user, times))
-    if not parts:
-        return {"examples": 0}
     hindsight, foresight, label, known, item = (np.concatenate(c) for c in zip(*parts, strict=True))
     opens = (log.catalogue.enrolls != NO_PRODUCT)[item]
     found = {}
