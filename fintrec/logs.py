@@ -25,6 +25,7 @@ from features.errors import FintrecError
 from features.records import Consent, Conversion, Interaction, Item, Record, Transaction
 from features.rows import Coded
 from features.spec import DAY_MS, USER_STATIC
+from fintrec.parts import visible_parts
 
 # The same names as streams/topics.py, which this package may not import; a test compares them.
 CLICKSTREAM: Final = "clickstream.v1"
@@ -191,10 +192,10 @@ def read_table(log_dir: Path, name: str, days: Sequence[str] | None = None) -> p
 def _part_paths(log_dir: Path, name: str, days: Sequence[str] | None) -> Iterator[Path]:
     known = days_of(log_dir, name)
     if name == ITEMS:
-        yield from sorted((log_dir / name).glob("part-*.parquet"))
+        yield from visible_parts(log_dir / name)
         return
     for day in known if days is None else days:
-        yield from sorted((log_dir / name / f"day={day}").glob("part-*.parquet"))
+        yield from visible_parts(log_dir / name / f"day={day}")
 
 
 def _is_coded(name: str, field: pa.Field) -> bool:
