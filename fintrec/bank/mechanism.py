@@ -17,7 +17,8 @@ import numpy.typing as npt
 from features.spec import DAY_MS, HOUR_MS, MINUTE_MS
 from fintrec.bank import needs, surfaces
 from fintrec.bank.catalogue import NO_PRODUCT, Catalogue
-from fintrec.bank.population import NEVER_MS, BoolArray, FloatArray, IntArray
+from fintrec.bank.population import NEVER_MS, BoolArray, FloatArray, IntArray, Population
+from fintrec.bank.visits import Triggers, fast_needs, newest_of_sequences, newest_outcomes
 
 CLICK_INTERCEPT: Final = -3.1
 NEED_WEIGHT: Final = 0.75
@@ -71,6 +72,24 @@ class Moment:
     fast_AN: npt.NDArray[np.floating[Any]]
     outcome_ms_AO: IntArray
     sequence_ms_AS: IntArray
+
+
+def moment_at(
+    people: Population, triggers: Triggers, user: IntArray, time_ms: IntArray, place: IntArray
+) -> Moment:
+    """The moment of users who look at places at instants, each a user at most once.
+
+    `triggers` are those that nothing shown caused: what a memory holds is added by the mechanism.
+    """
+    return Moment(
+        user,
+        time_ms,
+        place,
+        people.levels(user, time_ms),
+        fast_needs(triggers, user, time_ms),
+        newest_outcomes(triggers, user, time_ms),
+        newest_of_sequences(triggers, user, time_ms),
+    )
 
 
 @dataclass(frozen=True, slots=True)
