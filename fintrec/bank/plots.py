@@ -122,11 +122,13 @@ def slow_need(found: Found, axes: Any) -> None:
     at_home = logs.coded(found.money, "mcc").mapped(lambda mcc: int(category_of(mcc) == "home")) > 0
     bought = logs.integers(found.money, "event_time_ms")[is_mine & at_home]
     counts = np.histogram(bought, np.append(months, months[-1] + needs.MONTH_MS))[0]
-    axes.bar(np.arange(len(months)), counts, color="C1", label="home purchases a month")
-    axes.plot(level, color="C0", label="need: home")
+    axes.bar(np.arange(len(months)), counts, color="C1")
+    axes.set_ylabel("home purchases a month", color="C1")
+    beside = axes.twinx()
+    beside.plot(level, color="C0")
+    beside.set_ylabel("need: home", color="C0")
     axes.axvline((began[user] - months[0]) / needs.MONTH_MS, color="grey", linestyle=":")
     axes.set(xlabel="months of the log (dotted: moving house)")
-    axes.legend(fontsize=8)
 
 
 def fast_need(found: Found, axes: Any) -> None:

@@ -28,7 +28,7 @@ Float32Array = npt.NDArray[np.float32]
 AXIS_MS: Final = 1 << 43  # one user's share of a common time axis, more than any event time
 CONTACTS: Final = ("call", "complaint", "fraud_report", "branch")  # `needs.OUTCOMES` first
 CONTACTS_PER_DAY: Final = {"call": 0.006, "branch": 0.003, "complaint": 0.001}
-FRAUD_PER_DAY: Final = 0.004
+FRAUD_PER_DAY: Final = 0.0015
 CALL_AFTER_FEE: Final = 0.15
 VISIT_DELAY_MS: Final = 90 * MINUTE_MS  # mean time from a trigger to the session it causes
 APART_MS: Final = 45 * MINUTE_MS  # least distance of two sessions' starts
@@ -156,7 +156,7 @@ def visiting_hours(rng: np.random.Generator, people: Population, user: IntArray)
     """Instants within a local day at which users come to a surface, by their own habit."""
     noon = rng.random(len(user)) < NOON_SHARE
     hours = np.where(noon, 12.5, 19.5) + people.hour_shift[user]
-    hours = np.clip(hours + rng.normal(0, 1.8, len(user)), 0.05, 23.9)
+    hours = (hours + rng.normal(0, 1.8, len(user))) % 24  # who comes after midnight comes that day
     return (hours * HOUR_MS).astype(np.int64)
 
 
