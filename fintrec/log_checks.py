@@ -18,6 +18,7 @@ from features.records import Record
 from features.spec import DAY_MS
 
 _DAY_COLUMN: Final = "event_time_ms"
+_LIMITED: Final = (msgspec.inspect.StrType, msgspec.inspect.IntType, msgspec.inspect.FloatType)
 
 
 class LogError(FintrecError):
@@ -27,15 +28,23 @@ class LogError(FintrecError):
 @lru_cache(maxsize=16)
 def _limits(record: type[Record]) -> dict[str, Any]:
     """Meta type of each field that has limits, by field."""
+    declared = msgspec.inspect.type_info(record)
+    assert isinstance(declared, msgspec.inspect.StructType)
     found = {}
-    for field in msgspec.inspect.type_info(record).fields:  # type: ignore[attr-defined]
-        kinds = getattr(field.type, "types", (field.type,))
-        for kind in kinds:
-            if isinstance(
-                kind, msgspec.inspect.StrType | msgspec.inspect.IntType | msgspec.inspect.FloatType
-            ):
+    for field in declared.fields:
+        for kind in _members(field.type):
+            if isinstance(kind, _LIMITED):
                 found[field.name] = kind
     return found
+
+
+def _members(kind: Any) -> tuple[Any, ...]:
+    """The types that a field may have, without what describes them."""
+    if isinstance(kind, msgspec.inspect.Metadata):
+        return _members(kind.type)
+    if isinstance(kind, msgspec.inspect.UnionType):
+        return tuple(member for each in kind.types for member in _members(each))
+    return (kind,)
 
 
 def check_values(table: pa.Table, record: type[Record], where: str) -> None:

@@ -129,6 +129,9 @@ def read_manifest(log_dir: Path) -> dict[str, Any]:
         raise LogError(f"{path}: not JSON ({broken})") from broken
     if not isinstance(found, dict):
         raise LogError(f"{path}: got a JSON {type(found).__name__}, expected an object")
+    for name in ("start_ms", "end_ms"):
+        if not isinstance(found.get(name, 0), int):
+            raise LogError(f"{path}: {name} is {found[name]!r}, expected whole milliseconds")
     return found
 
 

@@ -193,44 +193,6 @@ def test_histories_feed_the_encoder(ts):
     assert encoded.arrays.tokens_BTC.shape[0] == 8
 
 
-# Leaks: everything at or after an instant is changed; nothing before it may notice.
-
-
-def perturbed(log_dir, out, at_ms):
-    """The log with everything at or after an instant doubled, altered or gone."""
-    shutil.copytree(log_dir, out)
-    for name in logs.EVENT_TABLES:
-        shutil.rmtree(out / name)
-        rows = logs.read_table(log_dir, name).to_pylist()
-        kept = [row for row in rows if row["event_time_ms"] < at_ms]
-        changed = []
-        for place, row in enumerate(r for r in rows if r["event_time_ms"] >= at_ms):
-            if place % 3 == 0:
-                continue
-            row = {**row, "event_time_ms": max(at_ms, row["event_time_ms"] - 40_000)}
-            if "item_id" in row and row["item_id"]:
-                row["item_id"] = "pay_bill_a"
-            if "amount_usd" in row:
-                row["amount_usd"] = 7.77
-            if "marketing" in row:
-                row |= {"marketing": "opted_out", "effective_from_ms": row["event_time_ms"]}
-            changed.append(row)
-            if "event_id" in row:
-                changed.append({**row, "event_id": "again-" + row["event_id"]})
-        table = pa.Table.from_pylist(kept + changed, logs.SCHEMAS[name])
-        logs.write_table(out, name, table)
-    static = logs.read_table(log_dir, logs.USER_STATIC_TABLE)
-    late = logs.milliseconds(static, "created_timestamp") >= at_ms
-    owned = [
-        ["mortgage"] if is_late else row
-        for row, is_late in zip(static["enrollments"].to_pylist(), late, strict=True)
-    ]
-    place = static.column_names.index("enrollments")
-    shutil.rmtree(out / logs.USER_STATIC_TABLE)
-    changed_static = static.set_column(place, "enrollments", pa.array(owned))
-    logs.write_table(out, logs.USER_STATIC_TABLE, changed_static)
-
-
 def seen_by(ts, before_ms):
     """What each decision before an instant saw, by user, time and place."""
     found = {}
@@ -245,19 +207,6 @@ def seen_by(ts, before_ms):
                 decisions.shown[index].tobytes(),
             )
     return found
-
-
-@pytest.mark.parametrize("days_before_end", [3.3, 11.7])
-def test_nothing_after_an_instant_changes_a_decision_before_it(
-    ts, bank_log, tmp_path, days_before_end
-):
-    at_ms = END_MS - int(days_before_end * DAY_MS)
-    perturbed(bank_log, tmp_path / "log", at_ms)
-    changed = build_training_set(tmp_path / "log", CONFIG)
-    expected = seen_by(ts, at_ms)
-    assert len(expected) > 300
-    assert seen_by(changed, at_ms) == expected
-    assert seen_by(changed, END_MS) != seen_by(ts, END_MS)
 
 
 # Small logs by hand.
