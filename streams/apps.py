@@ -1,4 +1,4 @@
-"""The two Faust apps, built from settings: everything real is connected here and nowhere else."""
+"""The three Faust apps, built from settings: everything real is connected here and nowhere else."""
 
 import logging
 
@@ -9,6 +9,7 @@ from streams.answered import AnsweredRequests
 from streams.clients import feast_connection_string
 from streams.feed import create_app, feed_group
 from streams.ingest import Ingest
+from streams.lake import Lake
 from streams.metrics import serve
 from streams.model_versions import ModelVersions
 from streams.producer import Producer
@@ -55,6 +56,11 @@ def score_app(settings: Settings) -> faust.App:
         AnsweredRequests(settings, feed_group(Scoring.name)),
     )
     return create_app(work, settings)
+
+
+def lake_app(settings: Settings) -> faust.App:
+    """The app of a lake worker."""
+    return create_app(Lake(settings), settings)
 
 
 def prepare_process(settings: Settings) -> None:

@@ -14,7 +14,7 @@ import logging
 import os
 import threading
 import time
-from collections.abc import Awaitable, Callable, Iterable, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from itertools import count
 from typing import Any, Protocol
 
@@ -24,7 +24,7 @@ from aiokafka.coordinator.assignors.range import RangePartitionAssignor
 from aiokafka.errors import IllegalStateError, KafkaError, MessageSizeTooLargeError
 from faust.app.base import BootStrategy
 
-from features.errors import Unavailable
+from features.errors import FintrecError, Unavailable
 from streams.clients import aiokafka_config
 from streams.metrics import BATCH_SIZE, EVENTS, LAG, LAST_COMMIT
 from streams.settings import Settings
@@ -34,6 +34,7 @@ from streams.wire import Received
 logger = logging.getLogger(__name__)
 
 COMMIT_INTERVAL_S = 0.25
+BATCH_BYTES = 64 * 2**20  # more is not gathered, whatever the number of records
 RETRY_S = (0.05, 0.1, 0.2, 0.5, 1.0)
 _POLL_MS = 200
 EXIT_NO_PROGRESS = 70
@@ -42,12 +43,18 @@ _SETTLE_S = 5.0
 
 
 class Work(Protocol):
-    """What a worker does; `streams/ingest.py` and `streams/scoring.py` are the two."""
+    """What a worker does: `streams/ingest.py`, `streams/scoring.py` and `streams/lake.py`.
+
+    A batch is what one fetch brings, or with a `gather_ms` what comes within that time, up to
+    `max_batch` records or `max_batch_bytes`.
+    """
 
     name: str
     topics: tuple[str, ...]
     pause_ms: int
+    gather_ms: int
     max_batch: int
+    max_batch_bytes: int
 
     async def start(self) -> None:
         """Connect; called once, on the worker's event loop."""
@@ -61,8 +68,13 @@ class Work(Protocol):
     async def refuse(self, record: Received, error: Exception) -> None:
         """Put a record that broke the code into the dead letters."""
 
-    async def assigned(self, partitions: Iterable[tuple[str, int]]) -> None:
-        """Learn which partitions this worker owns from now on."""
+    async def assigned(
+        self, partitions: Iterable[tuple[str, int]]
+    ) -> Mapping[tuple[str, int], int] | None:
+        """Learn which partitions this worker owns from now on.
+
+        Gives the offsets to go on from, where the work itself remembers them, not Kafka.
+        """
 
 
 class _Boot(BootStrategy):
@@ -272,6 +284,7 @@ class Feed(faust.Service):
         self._done: dict[TopicPartition, int] = {}
         self._assignment = 0  # counts the assignments so far
         self._committed_at = 0.0
+        self._broken: FintrecError | None = None
         self._busy = asyncio.Lock()
         self._progress = Progress()
         self._watchdog_stop = threading.Event()
@@ -314,10 +327,10 @@ class Feed(faust.Service):
     async def _feed(self) -> None:
         free_at = 0.0
         while not self.should_stop:
+            if self._broken is not None:
+                raise self._broken
             assignment = self._assignment
-            found = await self._consumer.getmany(
-                timeout_ms=_POLL_MS, max_records=self.work.max_batch
-            )
+            found = await self._gathered(assignment)
             if found:
                 self._hold_back()
                 await self._deliver(found, assignment)
@@ -326,6 +339,22 @@ class Feed(faust.Service):
                 self._consumer.resume(*self._consumer.paused())
             if time.monotonic() - self._committed_at > COMMIT_INTERVAL_S:
                 await self._commit()
+
+    async def _gathered(self, assignment: int) -> dict[TopicPartition, list[Any]]:
+        """Records of one fetch, or of all that come within the work's time to gather."""
+        end_s = time.monotonic() + self.work.gather_ms / 1000
+        found: dict[TopicPartition, list[Any]] = {}
+        room, room_bytes = self.work.max_batch, self.work.max_batch_bytes
+        while room > 0 and room_bytes > 0:
+            more = await self._consumer.getmany(timeout_ms=_POLL_MS, max_records=room)
+            for partition, messages in more.items():
+                found.setdefault(partition, []).extend(messages)
+                room -= len(messages)
+                room_bytes -= sum(len(m.value or b"") for m in messages)
+            is_late = time.monotonic() >= end_s
+            if is_late or self.should_stop or assignment != self._assignment:
+                break
+        return found
 
     def _hold_back(self) -> None:
         # A fetch that runs beside a batch comes back early, and what arrives behind it waits for
@@ -366,7 +395,23 @@ class Feed(faust.Service):
         async with self._busy:
             self._assignment += 1
             self._done.clear()  # what was done of an earlier assignment is settled, or another's
-            await self.work.assigned([(tp.topic, tp.partition) for tp in assigned])
+            wanted = await self.work.assigned([(tp.topic, tp.partition) for tp in assigned])
+            if wanted:
+                await self._go_to({TopicPartition(*place): at for place, at in wanted.items()})
+
+    async def _go_to(self, wanted: Mapping[TopicPartition, int]) -> None:
+        """Read on from the work's own offsets."""
+        ends = await self._consumer.end_offsets(list(wanted))
+        for partition, offset in wanted.items():
+            if offset > ends[partition]:
+                # Read from its start, a topic made anew would look like what is known already.
+                self._broken = FintrecError(
+                    f"{partition.topic}[{partition.partition}] ends at offset {ends[partition]}, "
+                    f"expected at least {offset}: was the topic made anew?"
+                )
+                logger.critical("worker ends worker=%s reason=%s", self.work.name, self._broken)
+                continue
+            self._consumer.seek(partition, offset)
 
     async def _commit(self) -> None:
         self._committed_at = time.monotonic()

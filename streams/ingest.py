@@ -23,6 +23,7 @@ from features.packed import UserState, pack, unpack
 from features.records import MARKETING, Consent, Conversion, Interaction, Record, Transaction
 from features.spec import DAY_MS, ENROLLMENTS, FM_WIDTH
 from features.state import Delivery, Nightly, fold, with_nightly
+from streams.feed import BATCH_BYTES
 from streams.metrics import (
     DEAD_LETTERS,
     ENCODE_FAILURES,
@@ -93,7 +94,9 @@ class Ingest:
         sweep: RefreshSweep | None = None,
     ) -> None:
         self.pause_ms = settings.ingest_pause_ms
+        self.gather_ms = 0
         self.max_batch = settings.ingest_max_batch
+        self.max_batch_bytes = BATCH_BYTES
         self._clock = clock
         self._store = store
         self._encoder = encoder

@@ -18,6 +18,17 @@ ENCODE_FAILURES: Final = Counter("fintrec_encode_failures", "Batches folded with
 HOP_FAILURES: Final = Counter("fintrec_hop_failures", "Calls that were late or failed", ["hop"])
 REFRESHED: Final = Counter("fintrec_states_refreshed", "States asked to be built anew")
 REPAIRED: Final = Counter("fintrec_states_repaired", "Hidden states recomputed while scoring")
+LAKE_ROWS: Final = Counter("fintrec_lake_rows", "Rows written to the lake", ["topic"])
+LAKE_SKIPPED: Final = Counter(
+    "fintrec_lake_skipped", "Records that are no row of the lake", ["topic", "reason"]
+)
+LAKE_MISSING: Final = Counter(
+    "fintrec_lake_missing", "Offsets that Kafka had dropped before the lake read them", ["topic"]
+)
+LAKE_OVERTAKEN: Final = Counter(
+    "fintrec_lake_overtaken", "Batches of a partition that another writer had taken over"
+)
+LAKE_MERGED: Final = Counter("fintrec_lake_merged", "Small parts merged into larger ones")
 LAG: Final = Gauge("fintrec_consumer_lag", "Records not yet read", ["topic", "partition"])
 LAST_COMMIT: Final = Gauge("fintrec_last_commit_timestamp_seconds", "When offsets were committed")
 MODEL_VERSION: Final = Gauge("fintrec_model_version", "Active model version")

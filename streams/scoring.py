@@ -20,6 +20,7 @@ from features.records import SlateRequest
 from features.spec import DAY_MS
 from fintrec.slates import Decision, audit_bytes, slate_bytes
 from streams.answered import AnsweredRequests
+from streams.feed import BATCH_BYTES
 from streams.hidden import HiddenStates, Models
 from streams.metrics import DEAD_LETTERS, HOP_FAILURES, HOP_SECONDS, REDELIVERED, SLATES
 from streams.model_versions import ModelVersions
@@ -60,9 +61,11 @@ class Scoring:
         answered: AnsweredRequests,
     ) -> None:
         self.pause_ms = settings.score_pause_ms
+        self.gather_ms = 0
         self.max_batch = settings.score_max_batch
         self._full_batch = settings.score_full_batch
         self._max_age_ms = settings.score_max_age_ms
+        self.max_batch_bytes = BATCH_BYTES
         self._clock = clock
         self._store = store
         self._models = models

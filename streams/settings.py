@@ -107,6 +107,24 @@ class Settings:
         "Folder of the Feast definitions.",
     )
 
+    lake_dir: Path = _setting(
+        lambda: project_root() / ".fintrec" / "lake",
+        "Folder of the event lake; by default `lake` in the folder of the local stack.",
+    )
+    lake_flush_ms: int = _setting(
+        10_000, "How long the lake worker gathers records for a batch.", at_least=0
+    )
+    lake_max_batch: int = _setting(50_000, "Most records of such a batch.", at_least=1)
+    lake_max_parts: int = _setting(
+        32, "More parts than this of a day and partition are merged at once.", at_least=2
+    )
+    lake_quiet_s: int = _setting(
+        600, "Parts of a day that got no row for this long are merged.", at_least=0
+    )
+    lake_keep_s: int = _setting(
+        3600, "How long merged parts stay for readers that have begun on them.", at_least=0
+    )
+
     num_partitions: int = _setting(
         4, "Partitions of each topic that `topics create` makes; bounds the workers.", at_least=1
     )
@@ -198,7 +216,8 @@ def load_settings(dir: Path | None = None, *, environ: Mapping[str, str] | None 
     if dir is not None:
         given["stack_dir"] = dir
     stack_dir = given.get("stack_dir", _default(_rows()["stack_dir"])).resolve()
-    values = {**_from_stack(stack_dir), **given, "stack_dir": stack_dir}
+    of_folder = {"lake_dir": stack_dir / "lake"}
+    values = {**of_folder, **_from_stack(stack_dir), **given, "stack_dir": stack_dir}
     return Settings(**values)
 
 
@@ -330,6 +349,7 @@ _DEFAULT_FOLDERS = {
     "jar_cache": "`fintrec/jars` of the user's cache",
     "model_repository": "`triton_models` of the project",
     "feast_repo": "`feature_repo` of the project",
+    "lake_dir": "`lake` in `stack_dir`",
 }
 
 
