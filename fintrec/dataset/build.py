@@ -11,7 +11,6 @@ from pathlib import Path
 from typing import Any, Final, Protocol
 
 import numpy as np
-import pyarrow as pa
 
 from features.history import Rows
 from features.records import Item
@@ -25,7 +24,7 @@ from fintrec.dataset.counts import added
 from fintrec.dataset.local import LocalEngine, Step
 from fintrec.dataset.plan import Plan, make_plan, shards_for, vocabulary_of
 from fintrec.dataset.shard import build_shard
-from fintrec.dataset.spill import Facts, gathered, spilled, tables_of
+from fintrec.dataset.spill import Facts, read_log, tables_of
 from fintrec.dataset.training_set import PERIODS, Decisions, TrainingSet, joined
 
 ENGINES: Final = ("local", "spark")
@@ -48,13 +47,10 @@ def no_step(what: str, done: int, total: int) -> None:
 
 def build_training_set(log_dir: Path, config: DatasetConfig) -> TrainingSet:
     """Read a LOG_DIR and build its training set in memory; raises LogError or ValueError."""
-    items, facts, records = logs.read_items(log_dir), Facts(), []
-    for name, path in tables_of(log_dir):
-        table, found = spilled(name, path, 1)
-        facts.add(found)
-        records.append(table)
+    items = logs.read_items(log_dir)
+    rows, facts = read_log(log_dir)
     plan = _planned(log_dir, items, facts, config)
-    shard = build_shard(gathered(pa.concat_tables(records)), plan)
+    shard = build_shard(rows, plan)
     return _assembled(
         [(item.item_id, item.content_type, item.category) for item in items],
         plan.window_ms,

@@ -258,6 +258,16 @@ def gathered(records: pa.Table) -> ShardRows:
     return ShardRows(users, rows, owner)
 
 
+def read_log(log_dir: Path) -> tuple[ShardRows, Facts]:
+    """A whole log in memory, as one shard; raises LogError."""
+    facts, records = Facts(), [SPILL.empty_table()]
+    for name, path in tables_of(log_dir):
+        table, found = spilled(name, path, 1)
+        facts.add(found)
+        records.append(table)
+    return gathered(pa.concat_tables(records)), facts
+
+
 def _bytes_of(chunk: pa.Array) -> bytes:
     """The values of a binary array, one behind the other."""
     if not len(chunk):
