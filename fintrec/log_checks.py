@@ -17,6 +17,7 @@ from features.errors import FintrecError
 from features.records import Record
 from features.spec import DAY_MS
 
+MAX_TENURE_DAYS: Final = 100_000
 _DAY_COLUMN: Final = "event_time_ms"
 _LIMITED: Final = (msgspec.inspect.StrType, msgspec.inspect.IntType, msgspec.inspect.FloatType)
 
@@ -114,6 +115,24 @@ def _check_entity(table: pa.Table, where: str) -> None:
 
 def _is_blank(column: pa.ChunkedArray) -> pa.ChunkedArray:
     return pc.fill_null(pc.equal(column.cast(pa.string()), ""), True)
+
+
+def check_nights(table: pa.Table, where: str) -> None:
+    """Raise LogError at the first nightly row of nobody, or with a tenure that is none."""
+    if not table.num_rows:
+        return
+    row = pc.index(_is_blank(table["user_id"]), True).as_py()
+    if row >= 0:
+        raise LogError(f"{where}: row {row}, column 'user_id' is '', expected an identifier")
+    for name in table.column_names:
+        if name.startswith("tenure_"):
+            days = table[name].to_numpy()
+            wrong = np.flatnonzero((days < 0) | (days > MAX_TENURE_DAYS))
+            if len(wrong):
+                raise LogError(
+                    f"{where}: row {wrong[0]}, column {name!r} is {days[wrong[0]]}, "
+                    f"expected 0 to {MAX_TENURE_DAYS} days"
+                )
 
 
 def check_day(table: pa.Table, day: str, where: str) -> None:

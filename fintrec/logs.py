@@ -25,7 +25,7 @@ from features.records import Consent, Conversion, Interaction, Item, Record, Tra
 from features.rows import Coded
 from features.spec import DAY_MS, USER_STATIC
 from fintrec.log_checks import LogError as LogError
-from fintrec.log_checks import check_day, check_values
+from fintrec.log_checks import check_day, check_nights, check_values
 from fintrec.parts import visible_parts
 
 # The same names as streams/topics.py, which this package may not import; a test compares them.
@@ -219,7 +219,9 @@ def read_part(path: Path, name: str) -> pa.Table:
     except (pa.ArrowException, OSError) as broken:
         raise LogError(f"{path}: not a readable Parquet file ({broken})") from broken
     table = _conformed(table, name, str(path), coded=True)
-    if name != USER_STATIC_TABLE:
+    if name == USER_STATIC_TABLE:
+        check_nights(table, str(path))
+    else:
         check_values(table, RECORDS[name], str(path))
     if name != ITEMS:
         check_day(table, path.parent.name.removeprefix("day="), str(path))

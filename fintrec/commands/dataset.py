@@ -118,11 +118,12 @@ def import_(name: str, source: Path, out: Path, as_json: bool) -> None:
 
 def _adapter(name: str) -> Callable[[Path, Path], dict[str, Any]]:
     """The function that writes a log of a kind of source; FintrecError lists the kinds."""
-    adapters: dict[str, str] = importlib.import_module("fintrec.adapters").ADAPTERS
-    if name not in adapters:
-        known = ", ".join(sorted(adapters))
+    from fintrec.adapters import ADAPTERS
+
+    if name not in ADAPTERS:
+        known = ", ".join(sorted(ADAPTERS))
         raise FintrecError(f"no adapter is called {name!r}, expected one of {known}")
-    module, _, attribute = adapters[name].partition(":")
+    module, _, attribute = ADAPTERS[name].partition(":")
     function: Callable[[Path, Path], dict[str, Any]] = getattr(
         importlib.import_module(module), attribute
     )

@@ -87,6 +87,8 @@ def build_dataset(
     """
     if dataset_dir.exists() and (not dataset_dir.is_dir() or any(dataset_dir.iterdir())):
         raise ValueError(f"{dataset_dir} is not empty, expected a new or empty directory")
+    if files.is_dataset(log_dir):
+        raise logs.LogError(f"{log_dir} is a data set, expected a LOG_DIR")
     found = tables_of(log_dir)
     items = logs.read_items(log_dir)
     num_shards = shards_for(found, config)

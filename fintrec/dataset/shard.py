@@ -107,7 +107,9 @@ def _static(
     out = np.tile(missing_static(), (len(user), 1))
     if not len(nights):
         return out, len(user)
-    order = np.lexsort((nights["as_of_ms"], nights["readable_ms"], owner))
+    # Two nights that could be read at one instant stand in an order that no engine changes.
+    content = (*nights["tenures"].T, nights["owned"], nights["as_of_ms"])
+    order = np.lexsort((*content, nights["readable_ms"], owner))
     axis = on_axis(owner[order], nights["readable_ms"][order])
     last = np.searchsorted(axis, on_axis(user, time_ms), side="left") - 1
     row = order[np.maximum(last, 0)]

@@ -1,5 +1,7 @@
 """Logs that are not as documented: one line that names file, row and expectation, or a count."""
 
+from datetime import UTC, datetime
+
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
@@ -68,7 +70,26 @@ def test_the_log_that_the_others_are_made_of_is_good(tmp_path):
     assert not [name for name in ("duplicate_events", "unknown_items") if ts.exclusions[name]]
 
 
+def night(user_id="u", **fields):
+    row = {name: 0 for name in logs.SCHEMAS[logs.USER_STATIC_TABLE].names}
+    instant = datetime.fromtimestamp(DAY / 1000, UTC)
+    row |= {"event_timestamp": instant, "created_timestamp": instant, "enrollments": ["savings"]}
+    return {**row, "user_id": user_id, **fields}
+
+
 BAD = {
+    "a night of nobody": (
+        {logs.USER_STATIC_TABLE: [night(), night("")]},
+        "row 1, column 'user_id' is '', expected an identifier",
+    ),
+    "a tenure before the first day": (
+        {logs.USER_STATIC_TABLE: [night(tenure_bank=-1)]},
+        "row 0, column 'tenure_bank' is -1, expected 0 to 100000 days",
+    ),
+    "a night of another day": (
+        {logs.USER_STATIC_TABLE: [night(event_timestamp=datetime(2024, 10, 5, tzinfo=UTC))]},
+        "row 0, column 'event_timestamp' is 1728086400000 (2024-10-05 00:00), expected an instant",
+    ),
     "a column is missing": (
         {logs.TRANSACTIONS: [{k: v for k, v in paid("3").items() if k != "kind"}]},
         "column 'kind' is missing, expected dictionary",
