@@ -136,14 +136,15 @@ def read_manifest(log_dir: Path) -> dict[str, Any]:
     return found
 
 
-def write_table(log_dir: Path, name: str, table: pa.Table) -> int:
+def write_table(log_dir: Path, name: str, table: pa.Table, part: int = 0) -> int:
     """Write a whole table of SCHEMAS in its partitions, each sorted by time; returns the rows.
 
-    Replaces the files that an earlier call wrote for the same days.
+    Replaces the files that an earlier call wrote for the same days and part; a log written in
+    several calls gives each a part of its own.
     """
     table = _conformed(table, name, f"table {name}")
     if name == ITEMS:
-        _write_part(log_dir / name, table)
+        _write_part(log_dir / name, table, part)
         return int(table.num_rows)
     if name == USER_STATIC_TABLE:
         time_ms = pc.cast(table["event_timestamp"], pa.int64()).to_numpy() // 1000
@@ -159,15 +160,15 @@ def write_table(log_dir: Path, name: str, table: pa.Table) -> int:
     for start, end in zip([0, *bounds], [*bounds, len(days)], strict=True):
         if end > start:
             day = day_of(int(days[start]) * DAY_MS)
-            _write_part(log_dir / name / f"day={day}", table.slice(start, end - start))
+            _write_part(log_dir / name / f"day={day}", table.slice(start, end - start), part)
     return int(table.num_rows)
 
 
-def _write_part(folder: Path, table: pa.Table) -> None:
+def _write_part(folder: Path, table: pa.Table, part: int) -> None:
     folder.mkdir(parents=True, exist_ok=True)
-    unfinished = folder / ".part-0.parquet.tmp"  # readers take part-* only
+    unfinished = folder / f".part-{part}.parquet.tmp"  # readers take part-* only
     pq.write_table(table, unfinished, compression="zstd")
-    unfinished.rename(folder / "part-0.parquet")
+    unfinished.rename(folder / f"part-{part}.parquet")
 
 
 def days_of(log_dir: Path, name: str) -> list[str]:

@@ -122,6 +122,9 @@ def _records(topic: str, table: pa.Table, times: Sequence[int] | None) -> Iterat
     names = table.column_names
     columns = [column.to_pylist() for column in table.columns]
     keys = columns[names.index("item_id" if topic == ITEMS else "user_id")]
+    if "anonymous_id" in names:  # before a login, the visitor (features.records.entity_of)
+        visitors = columns[names.index("anonymous_id")]
+        keys = [key or visitor for key, visitor in zip(keys, visitors, strict=True)]
     for place, values in enumerate(zip(*columns, strict=True)):
         # A field that is absent takes its default; null is a value only where the record has it.
         fields = {name: v for name, v in zip(names, values, strict=True) if v is not None}

@@ -16,6 +16,7 @@ from fintrec.bank.needs import LIFE_NEEDS, NEED_INDEX
 
 FloatArray = npt.NDArray[np.float64]
 IntArray = npt.NDArray[np.int64]
+BoolArray = npt.NDArray[np.bool_]
 
 NO_PRODUCT: Final = len(ENROLLMENTS)  # index of "owns nothing in particular"
 
@@ -117,11 +118,12 @@ _THIRD_PARTY: Final = {
 class Catalogue:
     """Items and, in the same order, the mechanism's columns; I items.
 
-    `requires` and `enrolls` index ENROLLMENTS, NO_PRODUCT for none. `quality` is the item's own
+    `offers` names what several items have in common. `requires` and `enrolls` index ENROLLMENTS, NO_PRODUCT for none. `quality` is the item's own
     log odds of a click, `prior` its log weight in the logging policy.
     """
 
     items: tuple[Item, ...]
+    offers: tuple[str, ...]
     need: IntArray
     requires: IntArray
     enrolls: IntArray
@@ -129,6 +131,19 @@ class Catalogue:
     goal_rate: FloatArray
     quality: FloatArray
     prior: FloatArray
+
+    def of_offers(self, *names: str) -> BoolArray:
+        """Which items are of one of these offers, (I,)."""
+        return np.array([offer in names for offer in self.offers])
+
+    def of_type(self, content_type: str) -> BoolArray:
+        """Which items are of a content type, (I,)."""
+        return np.array([item.content_type == content_type for item in self.items])
+
+    @property
+    def window_days(self) -> FloatArray:
+        """Attribution windows, (I,)."""
+        return np.array([float(item.attribution_window_days) for item in self.items])
 
 
 def build_catalogue(rng: np.random.Generator, start_ms: int, end_ms: int) -> Catalogue:
@@ -140,6 +155,7 @@ def build_catalogue(rng: np.random.Generator, start_ms: int, end_ms: int) -> Cat
     place = {name: number for number, name in enumerate(ENROLLMENTS)} | {"": NO_PRODUCT}
     return Catalogue(
         items=tuple(items),
+        offers=tuple(offer.name for offer in offers),
         need=np.array([NEED_INDEX[need] for _, _, need in drafts]),
         requires=np.array([place[offer.requires] for offer in offers]),
         enrolls=np.array([place[offer.enrolls] for offer in offers]),
@@ -222,9 +238,13 @@ def _item(
 
 
 def _set_examples(items: list[Item], start_ms: int, end_ms: int) -> None:
-    """One item pinned to the top, one that starts and one that ends within the log."""
+    """One item pinned to the top of servicing pages, one that starts and one that ends in the log."""
     changed: dict[str, dict[str, Any]] = {
-        "review_alerts_a": {"pinned_position": 1, "urgency": 1.0},
+        "review_alerts_a": {
+            "products": ["pgc_servicing"],
+            "pinned_position": 1,
+            "urgency": 1.0,
+        },
         "grocery_bonus_c": {"valid_from_ms": start_ms + (end_ms - start_ms) // 2},
         "streaming_bundle_c": {"valid_until_ms": end_ms - 2 * DAY_MS},
     }

@@ -1,6 +1,7 @@
 """Transactions of the simulated bank: purchases by need, salary, statements, payments, fees, cash.
 
-Every stage draws from its own generator, so a change of one leaves the draws of the others alone.
+Card payments are not here: whether they are late depends on what was shown (`payments.py`).
+Columns are codes into the tables of names below, so that years of history stay small.
 """
 
 from collections.abc import Sequence
@@ -15,53 +16,110 @@ from features.spec import DAY_MS, ENROLLMENTS, HOUR_MS, MINUTE_MS
 from fintrec.bank import needs
 from fintrec.bank.population import FloatArray, IntArray, Population
 
-Names = npt.NDArray[np.str_]
+Codes = npt.NDArray[np.int16]
 
 LOCAL_OFFSET_MS: Final = -5 * HOUR_MS  # the users' wall clock against UTC
 WEEKEND_FACTOR: Final = {"dining": 1.4, "entertainment": 1.5, "retail": 1.3, "home": 1.3}
 MERCHANTS_PER_CATEGORY: Final = 12
 STATEMENT_EVERY_DAYS: Final = 30
-DUE_AFTER_DAYS: Final = 25
-LATE_SHARE: Final = 0.08
+DUE_AFTER_MS: Final = 25 * DAY_MS
+MINIMUM_SHARE, MINIMUM_USD = 0.03, 25.0
+MAX_LEVEL: Final = 3.0  # of a need, as far as it raises the rates of fees and contacts
 FEES_PER_DAY: Final = 0.006
 CASH_PER_DAY: Final = 0.04
 SAVES_SHARE: Final = 0.35  # of paydays of a savings owner, followed by a transfer
-_CARD, _SAVINGS = ENROLLMENTS.index("credit_card"), ENROLLMENTS.index("savings")
+INVESTS_SHARE: Final = 0.30
+LOAN_EVERY_DAYS: Final = 30
+LOAN_SHARE_OF_SALARY: Final = {"mortgage": 0.70, "auto_loan": 0.20, "personal_loan": 0.12}
+_BLOCK_DAYS: Final = 7
+_SAVINGS, _CARD, _INVESTING = (
+    ENROLLMENTS.index(name) for name in ("savings", "credit_card", "investing")
+)
+
+KINDS: Final = ("purchase", "transfer", "statement", "payment", "fee", "atm")
+ACCOUNTS: Final = ("checking", *(name for name in ENROLLMENTS if name != "checking"))
+CHANNELS: Final = ("", "card", "web", "mobile_app", "external", "atm")
+MCC_NAMES: Final = ("", *(mcc for name in CATEGORIES for mcc in needs.MCCS.get(name, ())))
+MERCHANTS: Final = (
+    "",
+    "employer",
+    *(f"{name}_merchant_{n:02d}" for name in CATEGORIES for n in range(MERCHANTS_PER_CATEGORY)),
+)
 
 
 @dataclass(frozen=True, slots=True)
 class Money:
-    """Transactions as columns, n rows in no order; due date -1 and minimum NaN where none."""
+    """Transactions as columns, n rows in no order; names as places in the tables above."""
 
-    user: IntArray
+    user: npt.NDArray[np.int32]
     time_ms: IntArray
-    kind: Names
+    kind: Codes
     amount_usd: FloatArray
-    mcc: Names
-    merchant: Names
-    account: Names
-    channel: Names
-    due_date_ms: IntArray
-    minimum_due_usd: FloatArray
+    mcc: Codes
+    merchant: Codes
+    account: Codes
+    channel: Codes
+
+    def of(self, rows: npt.NDArray[Any]) -> "Money":
+        """Some rows, by place or flag."""
+        return Money(*(getattr(self, name)[rows] for name in self.__slots__))
+
+    def is_kind(self, kind: str) -> npt.NDArray[np.bool_]:
+        """Which rows are of a kind."""
+        return np.asarray(self.kind == KINDS.index(kind))
+
+
+def joined(parts: Sequence[Money]) -> Money:
+    """All rows of some parts."""
+    return Money(
+        *(np.concatenate([getattr(part, name) for part in parts]) for name in Money.__slots__)
+    )
+
+
+def filled(
+    user: npt.NDArray[Any],
+    time_ms: IntArray,
+    kind: str,
+    amount_usd: FloatArray,
+    account: str | npt.NDArray[Any],
+    channel: str | npt.NDArray[Any],
+    mcc: str | npt.NDArray[Any] = "",
+    merchant: str | npt.NDArray[Any] = "",
+) -> Money:
+    """Rows of one kind; a column is one name for all of them or codes."""
+
+    def coded(column: str | npt.NDArray[Any], names: Sequence[str]) -> Codes:
+        if isinstance(column, str):
+            return np.full(len(user), names.index(column), np.int16)
+        return column.astype(np.int16)
+
+    return Money(
+        user=user.astype(np.int32),
+        time_ms=time_ms,
+        kind=coded(kind, KINDS),
+        amount_usd=np.round(amount_usd, 2),
+        mcc=coded(mcc, MCC_NAMES),
+        merchant=coded(merchant, MERCHANTS),
+        account=coded(account, ACCOUNTS),
+        channel=coded(channel, CHANNELS),
+    )
 
 
 def simulate_money(
     rng: np.random.Generator, people: Population, start_ms: int, end_ms: int
 ) -> Money:
-    """All transactions of the log within [start_ms, end_ms)."""
-    parts = [
-        _purchases(rng, people, start_ms, end_ms),
-        *_paydays(rng, people, start_ms, end_ms),
-        *_statements(rng, people, start_ms, end_ms),
-        _fees(rng, people, start_ms, end_ms),
-        _cash(rng, people, start_ms, end_ms),
-    ]
-    whole = {
-        name: np.concatenate([getattr(part, name) for part in parts])
-        for name in Money.__dataclass_fields__
-    }
-    inside = (whole["time_ms"] >= start_ms) & (whole["time_ms"] < end_ms)
-    return Money(**{name: column[inside] for name, column in whole.items()})
+    """All transactions within [start_ms, end_ms) but the payments of card statements."""
+    whole = joined(
+        [
+            _purchases(rng, people, start_ms, end_ms),
+            *_paydays(rng, people, start_ms, end_ms),
+            _statements(rng, people, start_ms, end_ms),
+            _loan_payments(rng, people, start_ms, end_ms),
+            _fees(rng, people, start_ms, end_ms),
+            _cash(rng, people, start_ms, end_ms),
+        ]
+    )
+    return whole.of((whole.time_ms >= start_ms) & (whole.time_ms < end_ms))
 
 
 def day_starts(start_ms: int, end_ms: int) -> IntArray:
@@ -76,47 +134,28 @@ def daytime(rng: np.random.Generator, size: int) -> IntArray:
     return (hours * HOUR_MS).astype(np.int64)
 
 
-def _filled(
-    user: IntArray,
-    time_ms: IntArray,
-    kind: str,
-    amount_usd: FloatArray,
-    account: Names | str,
-    channel: Names | str,
-    **columns: npt.NDArray[Any],
-) -> Money:
-    size = len(user)
-    blank = np.full(size, "")
-    return Money(
-        user=user,
-        time_ms=time_ms,
-        kind=np.full(size, kind),
-        amount_usd=np.round(amount_usd, 2),
-        mcc=columns.get("mcc", blank),
-        merchant=columns.get("merchant", blank),
-        account=np.full(size, account) if isinstance(account, str) else account,
-        channel=np.full(size, channel) if isinstance(channel, str) else channel,
-        due_date_ms=columns.get("due_date_ms", np.full(size, -1, np.int64)),
-        minimum_due_usd=columns.get("minimum_due_usd", np.full(size, np.nan)),
-    )
+def _local_day(midnight: IntArray) -> IntArray:
+    return (midnight + LOCAL_OFFSET_MS) // DAY_MS
 
 
 def _purchases(rng: np.random.Generator, people: Population, start_ms: int, end_ms: int) -> Money:
-    users, moments, places = [], [], []
-    loadings = needs.spend_loadings()
     base = np.array([needs.PURCHASES_PER_DAY.get(name, 0.0) for name in CATEGORIES])
+    loadings = needs.spend_loadings()
     everyone = np.arange(people.num_users)
-    for midnight in day_starts(start_ms, end_ms):
-        levels = people.levels(everyone, np.full(people.num_users, midnight))
-        rates = base * np.exp(levels @ loadings) * people.spend_activity[:, None]
-        weekday = (midnight + LOCAL_OFFSET_MS) // DAY_MS % 7  # the epoch began on a Thursday
-        if weekday in (2, 3):
-            rates *= np.array([WEEKEND_FACTOR.get(name, 1.0) for name in CATEGORIES])
-        counts = rng.poisson(rates)
+    midnights = day_starts(start_ms, end_ms)
+    users, moments, places = [], [], []
+    for block in np.split(midnights, np.arange(_BLOCK_DAYS, len(midnights), _BLOCK_DAYS)):
+        middle = np.full(people.num_users, block[len(block) // 2])
+        rates = base * np.exp(people.levels(everyone, middle) @ loadings)
+        weights = np.cumsum(_day_weights(block), axis=1)
+        counts = rng.poisson(rates * people.spend_activity[:, None] * weights[:, -1])
         user, category = (np.repeat(index, counts.ravel()) for index in _grid(counts.shape))
-        users.append(user)
-        places.append(category)
-        moments.append(midnight + daytime(rng, len(user)))
+        # Which day of the block: in proportion to the days' weights.
+        aim = rng.random(len(user)) * weights[category, -1]
+        day = (aim[:, None] >= weights[category, :-1]).sum(axis=1)
+        users.append(user.astype(np.int32))
+        places.append(category.astype(np.int8))
+        moments.append(block[day] + daytime(rng, len(user)))
     user, category, time_ms = (np.concatenate(column) for column in (users, places, moments))
     # A trip is booked in several purchases of one day: flight, then hotel or car.
     again = np.flatnonzero((category == CATEGORIES.index("travel")) & (rng.random(len(user)) < 0.5))
@@ -127,6 +166,13 @@ def _purchases(rng: np.random.Generator, people: Population, start_ms: int, end_
     return _priced(rng, people, user, time_ms, category)
 
 
+def _day_weights(midnights: IntArray) -> FloatArray:
+    """(categories, days): how much more often people buy at weekends."""
+    is_weekend = np.isin(_local_day(midnights) % 7, (2, 3))  # the epoch began on a Thursday
+    factors = np.array([WEEKEND_FACTOR.get(name, 1.0) for name in CATEGORIES])
+    return np.where(is_weekend, factors[:, None], 1.0)
+
+
 def _grid(shape: tuple[int, ...]) -> tuple[IntArray, IntArray]:
     rows, columns = np.indices(shape)
     return rows.ravel(), columns.ravel()
@@ -135,113 +181,97 @@ def _grid(shape: tuple[int, ...]) -> tuple[IntArray, IntArray]:
 def _priced(
     rng: np.random.Generator,
     people: Population,
-    user: IntArray,
+    user: npt.NDArray[Any],
     time_ms: IntArray,
-    category: IntArray,
+    category: npt.NDArray[Any],
 ) -> Money:
     middles = np.array([needs.AMOUNTS.get(name, (1.0, 0.0))[0] for name in CATEGORIES])
     spreads = np.array([needs.AMOUNTS.get(name, (1.0, 0.0))[1] for name in CATEGORIES])
     size = len(user)
-    amount = np.exp(rng.normal(np.log(middles[category]), spreads[category]))
+    amount = middles[category] * np.exp(spreads[category] * rng.standard_normal(size))
     has_card = people.owned_since_UE[user, _CARD] <= time_ms
     pays_by_card = has_card & (rng.random(size) < 0.7)
-    return _filled(
+    num_codes = np.array([len(needs.MCCS.get(name, ("",))) for name in CATEGORIES])
+    first_code = np.array([MCC_NAMES.index(needs.MCCS.get(n, ("",))[0]) for n in CATEGORIES])
+    nth_code = (rng.random(size) * num_codes[category]).astype(np.int64)
+    nth_merchant = rng.integers(0, MERCHANTS_PER_CATEGORY, size)
+    by_card = rng.random(size) < 0.75
+    return filled(
         user,
         time_ms,
         "purchase",
         np.clip(amount, 1.0, 9_999.0),
-        np.where(pays_by_card, "credit_card", "checking"),
-        np.where(rng.random(size) < 0.75, "card", "web"),
-        mcc=_pick(rng, category, [needs.MCCS.get(name, ("",)) for name in CATEGORIES]),
-        merchant=_pick(rng, category, [_merchants(name) for name in CATEGORIES]),
+        np.where(pays_by_card, ACCOUNTS.index("credit_card"), ACCOUNTS.index("checking")),
+        np.where(by_card, CHANNELS.index("card"), CHANNELS.index("web")),
+        mcc=first_code[category] + nth_code,
+        merchant=2 + category.astype(np.int64) * MERCHANTS_PER_CATEGORY + nth_merchant,
     )
-
-
-def _merchants(category: str) -> tuple[str, ...]:
-    return tuple(f"{category}_merchant_{n:02d}" for n in range(MERCHANTS_PER_CATEGORY))
-
-
-def _pick(rng: np.random.Generator, which: IntArray, choices: Sequence[tuple[str, ...]]) -> Names:
-    """For each entry a random one of `choices[which]`."""
-    widest = max(len(names) for names in choices)
-    table = np.array([[names[i % len(names)] for i in range(widest)] for names in choices])
-    sizes = np.array([len(names) for names in choices])
-    return table[which, (rng.random(len(which)) * sizes[which]).astype(np.int64)]
 
 
 def _paydays(
     rng: np.random.Generator, people: Population, start_ms: int, end_ms: int
 ) -> list[Money]:
+    """Salaries, and what is put aside of them into savings and investments."""
     midnights = day_starts(start_ms, end_ms)
-    number = (midnights + LOCAL_OFFSET_MS) // DAY_MS % 14
-    user, day = np.nonzero(people.payday_offset[:, None] == number[None, :])
+    user, day = np.nonzero(people.payday_offset[:, None] == _local_day(midnights) % 14)
     time_ms = midnights[day] + 8 * HOUR_MS + rng.integers(0, 2 * HOUR_MS, len(user))
     salary = people.salary_usd[user]
-    paid = _filled(
-        user,
-        time_ms,
-        "transfer",
-        salary,
-        "checking",
-        "external",
-        merchant=np.full(len(user), "employer"),
-    )
+    parts = [filled(user, time_ms, "transfer", salary, "checking", "external", merchant="employer")]
     levels = people.levels(user, time_ms)
-    wants = levels[:, needs.NEED_INDEX["saving"]] + levels[:, needs.NEED_INDEX["investing"]]
-    chance = SAVES_SHARE * np.exp(np.clip(0.5 * wants, -1, 1))
-    saves = (people.owned_since_UE[user, _SAVINGS] <= time_ms) & (rng.random(len(user)) < chance)
-    put = np.flatnonzero(saves)
-    later = (rng.exponential(6.0, len(put)) * HOUR_MS).astype(np.int64) + MINUTE_MS
-    share = rng.uniform(0.05, 0.25, len(put))
-    saved = _filled(
-        user[put], time_ms[put] + later, "transfer", salary[put] * share, "savings", "mobile_app"
-    )
-    return [paid, saved]
+    for need, owned, share in (
+        ("saving", _SAVINGS, SAVES_SHARE),
+        ("investing", _INVESTING, INVESTS_SHARE),
+    ):
+        chance = share * np.exp(np.clip(0.5 * levels[:, needs.NEED_INDEX[need]], -1.0, 1.0))
+        has = people.owned_since_UE[user, owned] <= time_ms
+        put = np.flatnonzero(has & (rng.random(len(user)) < chance))
+        later = (rng.exponential(6.0, len(put)) * HOUR_MS).astype(np.int64) + MINUTE_MS
+        amount = salary[put] * rng.uniform(0.05, 0.25, len(put))
+        account = ENROLLMENTS[owned]
+        parts.append(
+            filled(user[put], time_ms[put] + later, "transfer", amount, account, "mobile_app")
+        )
+    return parts
 
 
-def _statements(
-    rng: np.random.Generator, people: Population, start_ms: int, end_ms: int
-) -> list[Money]:
+def _statements(rng: np.random.Generator, people: Population, start_ms: int, end_ms: int) -> Money:
     midnights = day_starts(start_ms, end_ms)
     closing = rng.integers(0, STATEMENT_EVERY_DAYS, people.num_users)
-    number = (midnights + LOCAL_OFFSET_MS) // DAY_MS % STATEMENT_EVERY_DAYS
-    user, day = np.nonzero(closing[:, None] == number[None, :])
+    user, day = np.nonzero(closing[:, None] == _local_day(midnights) % STATEMENT_EVERY_DAYS)
     time_ms = midnights[day] + 6 * HOUR_MS + rng.integers(0, HOUR_MS, len(user))
     has_card = people.owned_since_UE[user, _CARD] <= time_ms
     user, time_ms = user[has_card], time_ms[has_card]
     balance = np.exp(rng.normal(np.log(650), 0.8, len(user))) * people.spend_activity[user]
-    due = time_ms + DUE_AFTER_DAYS * DAY_MS
-    sent = _filled(
-        user,
-        time_ms,
-        "statement",
-        balance,
-        "credit_card",
-        "web",
-        due_date_ms=due,
-        minimum_due_usd=np.round(np.clip(balance * 0.03, 25, None), 2),
-    )
-    is_late = rng.random(len(user)) < LATE_SHARE
-    before = rng.beta(2, 1.5, len(user)) * DUE_AFTER_DAYS * DAY_MS
-    after = DUE_AFTER_DAYS * DAY_MS + rng.exponential(4.0, len(user)) * DAY_MS
-    waits = np.where(is_late, after, before).astype(np.int64)
-    paid = _filled(user, time_ms + waits, "payment", balance, "credit_card", "mobile_app")
-    return [sent, paid]
+    return filled(user, time_ms, "statement", balance, "credit_card", "web")
+
+
+def _loan_payments(
+    rng: np.random.Generator, people: Population, start_ms: int, end_ms: int
+) -> Money:
+    midnights = day_starts(start_ms, end_ms)
+    parts = []
+    for name, share in LOAN_SHARE_OF_SALARY.items():
+        day_of_month = rng.integers(0, LOAN_EVERY_DAYS, people.num_users)
+        user, day = np.nonzero(day_of_month[:, None] == _local_day(midnights) % LOAN_EVERY_DAYS)
+        time_ms = midnights[day] + 9 * HOUR_MS + rng.integers(0, HOUR_MS, len(user))
+        owns = people.owned_since_UE[user, ENROLLMENTS.index(name)] <= time_ms
+        amount = share * people.salary_usd[user]
+        parts.append(filled(user, time_ms, "payment", amount, name, "web").of(owns))
+    return joined(parts)
 
 
 def _fees(rng: np.random.Generator, people: Population, start_ms: int, end_ms: int) -> Money:
-    debt = people.levels_UN[:, needs.NEED_INDEX["debt"]]
-    user, time_ms = spread(rng, FEES_PER_DAY * np.exp(0.4 * debt), start_ms, end_ms)
-    return _filled(
-        user, time_ms, "fee", rng.choice([5.0, 12.0, 29.0, 35.0], len(user)), "checking", ""
-    )
+    debt = needs.NEED_INDEX["debt"]
+    rate = FEES_PER_DAY * people.contact_activity
+    user, time_ms = spread_by_level(rng, people, rate, debt, 0.4, start_ms, end_ms)
+    amount = rng.choice([5.0, 12.0, 29.0, 35.0], len(user))
+    return filled(user, time_ms, "fee", amount, "checking", "")
 
 
 def _cash(rng: np.random.Generator, people: Population, start_ms: int, end_ms: int) -> Money:
     user, time_ms = spread(rng, CASH_PER_DAY * people.spend_activity, start_ms, end_ms)
-    size = len(user)
-    amount = rng.integers(1, 16, size) * np.float64(20)
-    return _filled(user, time_ms, "atm", amount, "checking", "atm", mcc=np.full(size, "6011"))
+    amount = rng.integers(1, 16, len(user)) * np.float64(20)
+    return filled(user, time_ms, "atm", amount, "checking", "atm", mcc="6011")
 
 
 def spread(
@@ -252,3 +282,20 @@ def spread(
     counts = rng.poisson(rate_per_day * len(midnights))
     user = np.repeat(np.arange(len(rate_per_day)), counts)
     return user, rng.choice(midnights, len(user)) + daytime(rng, len(user))
+
+
+def spread_by_level(
+    rng: np.random.Generator,
+    people: Population,
+    rate_per_day: FloatArray,
+    need: int,
+    loading: float,
+    start_ms: int,
+    end_ms: int,
+) -> tuple[IntArray, IntArray]:
+    """`spread` at a rate that is exp(loading * level of a need, at most 3) times as high."""
+    ceiling = float(np.exp(loading * MAX_LEVEL))
+    user, time_ms = spread(rng, rate_per_day * ceiling, start_ms, end_ms)
+    level = np.minimum(people.levels(user, time_ms)[:, need], MAX_LEVEL)
+    kept = rng.random(len(user)) * ceiling < np.exp(loading * level)
+    return user[kept], time_ms[kept]

@@ -48,3 +48,12 @@ DEVICE_SHARES: Final = {
     "mobile_app": {"ios": 0.55, "android": 0.45},
 }
 MAX_SLOTS: Final = 5
+
+# Public pages, read before a login; one for each need.
+PUBLIC_PRODUCT: Final = "public_site"
+PUBLIC_LAYOUT: Final = "article"
+
+
+def public_page(need: str, is_service: bool) -> str:
+    """Name of the public page about a need."""
+    return f"{'help' if is_service else 'learn'}_{need}"

@@ -9,8 +9,10 @@ from features.categories import category_of
 from features.spec import DAY_MS, HOUR_MS
 from fintrec import logs
 from fintrec.bank import needs
-from fintrec.bank.catalogue import build_catalogue
-from fintrec.bank.simulate import BankSize, bank_tables, simulate
+from fintrec.bank import simulate as banks
+from fintrec.bank.chunk import Span, simulate_chunk
+from fintrec.bank.money import MCC_NAMES
+from fintrec.bank.simulate import BankSize, simulate
 from fintrec.bank.visits import Triggers, fast_needs
 
 END_MS = 1_795_900_000_123
@@ -38,10 +40,90 @@ def test_the_same_seed_writes_the_same_bytes_and_another_does_not(tmp_path):
     assert files_of(tmp_path / "a") != files_of(tmp_path / "c")
 
 
-def test_a_log_directory_with_files_is_refused(tmp_path):
-    (tmp_path / "kept").write_text("")
-    with pytest.raises(ValueError, match="not empty"):
-        simulate(BankSize("test", 2, 2), 0, END_MS, tmp_path)
+@pytest.mark.parametrize("taken", ["log", "log.truth"])
+def test_a_directory_with_files_is_refused(tmp_path, taken):
+    (tmp_path / taken).mkdir()
+    (tmp_path / taken / "kept").write_text("")
+    with pytest.raises(ValueError, match=f"{taken} is not empty"):
+        simulate(BankSize("test", 2, 2), 0, END_MS, tmp_path / "log")
+
+
+def test_a_chunk_of_users_depends_on_no_other_and_has_files_of_its_own(tmp_path, monkeypatch):
+    monkeypatch.setattr(banks, "CHUNK_USERS", 6)
+    simulate(BankSize("test", 15, 6, 9), 3, END_MS, tmp_path / "three")
+    simulate(BankSize("test", 12, 6, 9), 3, END_MS, tmp_path / "two")
+    three, two = files_of(tmp_path / "three"), files_of(tmp_path / "two")
+    parts = {name for name in three if name.endswith(("part-0.parquet", "part-1.parquet"))}
+    assert parts == {name for name in two if name.endswith(".parquet")}
+    assert all(three[name] == two[name] for name in parts)
+    assert files_of(tmp_path / "three.truth").keys() - files_of(tmp_path / "two.truth").keys()
+    for name in logs.EVENT_TABLES[:3]:
+        ids = logs.read_table(tmp_path / "three", name)["event_id"].to_pylist()
+        assert len(set(ids)) == len(ids)
+    static = logs.read_table(tmp_path / "three", logs.USER_STATIC_TABLE)
+    assert set(static["user_id"].to_pylist()) == {f"u{number:06d}" for number in range(15)}
+    manifest = logs.read_manifest(tmp_path / "three")
+    assert manifest["num_chunks"] == 3
+    for name, num_rows in manifest["rows"].items():
+        assert logs.read_table(tmp_path / "three", name).num_rows == num_rows
+
+
+def test_years_before_the_digital_days_hold_money_and_contacts_but_no_sessions(tmp_path):
+    simulate(BankSize("test", 40, 10, 200), 2, END_MS, tmp_path / "log")
+    manifest = logs.read_manifest(tmp_path / "log")
+    start_ms = END_MS - 10 * DAY_MS
+    assert manifest["start_ms"] == start_ms
+    assert manifest["history_start_ms"] == END_MS - 200 * DAY_MS
+    before = {
+        name: [r for r in logs.read_table(tmp_path / "log", name).to_pylist()]
+        for name in (logs.CLICKSTREAM, logs.TRANSACTIONS, logs.CONVERSIONS)
+    }
+    for name, rows in before.items():
+        assert min(row["event_time_ms"] for row in rows) >= END_MS - 200 * DAY_MS, name
+    early = [r for r in before[logs.CLICKSTREAM] if r["event_time_ms"] < start_ms]
+    assert {r["action"] for r in early} == {"call", "branch", "complaint", "fraud_report"}
+    money = [r for r in before[logs.TRANSACTIONS] if r["event_time_ms"] < start_ms]
+    assert {r["kind"] for r in money} == {
+        "purchase",
+        "transfer",
+        "statement",
+        "payment",
+        "fee",
+        "atm",
+    }
+    assert len(money) > 15 * (len(before[logs.TRANSACTIONS]) - len(money))
+    assert min(r["event_time_ms"] for r in before[logs.CONVERSIONS]) >= start_ms
+
+
+def test_anonymous_visitors_read_public_pages_and_some_of_them_log_in(tmp_path):
+    simulate(BankSize("test", 300, 12), 4, END_MS, tmp_path / "log")
+    rows = logs.read_table(tmp_path / "log", logs.CLICKSTREAM).to_pylist()
+    anonymous = [row for row in rows if not row["user_id"]]
+    assert len(anonymous) > 200
+    for row in anonymous:
+        assert row["anonymous_id"]
+        assert (row["action"], row["product"], row["item_id"]) == ("page_view", "public_site", "")
+        assert row["page"].split("_")[0] in ("learn", "help")
+    logins = [row for row in rows if row["user_id"] and row["anonymous_id"]]
+    assert {(row["action"], row["channel"]) for row in logins} == {("login", "web")}
+    ended = {row["session_id"] for row in anonymous} & {row["session_id"] for row in logins}
+    assert len(ended) > 20
+    by_device = {}
+    for row in logins:
+        by_device.setdefault(row["anonymous_id"], set()).add(row["user_id"])
+    assert max(len(users) for users in by_device.values()) == 2
+    assert Counter(len(users) for users in by_device.values())[1] > 100
+
+
+def test_impressions_alone_carry_a_propensity(tables):
+    for row in tables[logs.CLICKSTREAM]:
+        assert (row["propensity"] is not None) == (row["action"] == "impression")
+
+
+def test_an_impossible_size_is_refused():
+    for arguments in ((0, 5), (5, 0), (5, 5, 4), (5, 5, 5, 0.0)):
+        with pytest.raises(ValueError, match="must"):
+            BankSize("test", *arguments)
 
 
 def test_every_row_is_a_record_that_the_border_lets_in(tables):
@@ -186,24 +268,21 @@ def test_every_merchant_category_code_belongs_to_its_category():
 
 
 def test_a_travel_purchase_of_the_same_day_lifts_clicks_on_travel_items():
-    tables = bank_tables(700, 1, END_MS - 30 * DAY_MS, END_MS)
+    start_ms = END_MS - 30 * DAY_MS
+    chunk = simulate_chunk(1, 0, 0, 700, Span(start_ms, start_ms, END_MS))
+    money, pages, exposure = chunk.money, chunk.pages, chunk.exposure
+    travel = np.array([category_of(mcc) == "travel" for mcc in MCC_NAMES])[money.mcc]
     booked = {}
-    for row in tables[logs.TRANSACTIONS].select(["user_id", "event_time_ms", "mcc"]).to_pylist():
-        if category_of(row["mcc"]) == "travel":
-            booked.setdefault(row["user_id"], []).append(row["event_time_ms"])
-    catalogue = build_catalogue(np.random.default_rng(1).spawn(9)[1], END_MS - 30 * DAY_MS, END_MS)
-    travel = {item.item_id for item in catalogue.items if item.category == "travel"}
+    for user, time_ms in zip(money.user[travel], money.time_ms[travel], strict=True):
+        booked.setdefault(int(user), []).append(int(time_ms))
+    need = chunk.catalogue.need[exposure.shown_PK]
+    page, slot = np.nonzero((exposure.shown_PK >= 0) & (need == needs.NEED_INDEX["travel"]))
     counts = {True: Counter(), False: Counter()}
-    columns = ["user_id", "event_time_ms", "item_id", "action"]
-    for row in tables[logs.CLICKSTREAM].select(columns).to_pylist():
-        if row["item_id"] in travel:
-            times = np.array(booked.get(row["user_id"], [0]))
-            is_recent = bool(
-                (
-                    (times < row["event_time_ms"]) & (row["event_time_ms"] - times < 8 * HOUR_MS)
-                ).any()
-            )
-            counts[is_recent][row["action"]] += 1
-    rates = {recent: found["click"] / found["impression"] for recent, found in counts.items()}
-    assert counts[True]["impression"] > 50
+    for user, time_ms, clicked in zip(
+        pages.user[page], pages.time_ms[page], exposure.clicked_PK[page, slot], strict=True
+    ):
+        ages = time_ms - np.array(booked.get(int(user), [0]))
+        counts[bool(((ages > 0) & (ages < 8 * HOUR_MS)).any())][bool(clicked)] += 1
+    rates = {recent: found[True] / found.total() for recent, found in counts.items()}
+    assert counts[True].total() > 50
     assert rates[True] > 3 * rates[False]

@@ -38,3 +38,19 @@ def test_an_end_that_is_no_instant_is_bad_usage(tmp_path):
 @pytest.mark.parametrize("text", ["2026-03-01T12:00:00", "2026-03-01T13:00:00+01:00", END])
 def test_an_instant_without_an_offset_is_utc(text):
     assert to_ms(text) == 1_772_366_400_000
+
+
+def test_more_users_than_one_machine_plays_are_refused_with_what_they_would_take(tmp_path):
+    result = CliRunner().invoke(simulate, ["--size", "large", "--out", str(tmp_path / "log")])
+    assert result.exit_code == 2
+    for part in ("30,000,000", "billion events", "hours", "TB", "GB of memory"):
+        assert part in " ".join(result.output.split())
+    assert not (tmp_path / "log").exists()
+
+
+def test_another_number_of_users_can_be_asked_for(tmp_path):
+    argv = ["--users", "7", "--end", END, "--out", str(tmp_path / "log"), "--json"]
+    told = json.loads(CliRunner().invoke(simulate, argv, catch_exceptions=False).stdout)
+    assert told["num_users"] == 7
+    assert told["bytes_per_user"] > 0
+    assert told["peak_memory_mb"] > 0

@@ -8,6 +8,7 @@ from click.testing import CliRunner
 from kafka.errors import KafkaTimeoutError
 
 from features.border import to_record
+from features.records import entity_of
 from features.spec import DAY_MS
 from fintrec import logs
 from fintrec.bank.simulate import BankSize, simulate
@@ -75,7 +76,8 @@ def test_every_value_is_a_record_of_its_topic_under_the_key_of_its_topic(bank_lo
         topic = TOPICS[event.topic]
         assert topic.record is not None
         record = to_record(orjson.loads(event.value), topic.record)
-        assert event.key.decode() == getattr(record, topic.key)
+        key = record.item_id if event.topic == ITEMS else entity_of(record)
+        assert event.key.decode() == key
         assert len(event.value) < 65_536
 
 

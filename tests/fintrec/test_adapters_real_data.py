@@ -1,0 +1,147 @@
+"""Real data through the pipeline: what the sources are known to hold comes out of our builder."""
+
+import numpy as np
+import pytest
+
+from features.spec import DAY_MS
+from features.vocabulary import code
+from fintrec import logs
+from fintrec.adapters import bpic2012, complete_journey
+from fintrec.datasets import DatasetConfig, build_training_set, converted, label_known
+from fintrec.timeline import read_timeline
+from tests.fintrec.real_data import folder_of
+
+PERIODS = ("train", "validation", "test")
+EVER_MS = 1 << 60
+
+
+class Imported:
+    """A source as a log, with everything that the tests ask of it."""
+
+    def __init__(self, adapter, source, log_dir):
+        self.counts = adapter.import_log(source, log_dir)
+        self.log_dir = log_dir
+        self.catalogue = logs.read_items(log_dir)
+        self.timeline = read_timeline(log_dir, [item.item_id for item in self.catalogue])
+        days = [item.attribution_window_days for item in self.catalogue]
+        self.window_ms = np.array(days, np.int64) * DAY_MS
+        self.category = np.array([item.category for item in self.catalogue])
+
+    def num(self, action):
+        return int((self.timeline.rows["action"] == code("action", action)).sum())
+
+
+@pytest.fixture(scope="module")
+def journey(tmp_path_factory):
+    source = folder_of("complete_journey")
+    return Imported(complete_journey, source, tmp_path_factory.mktemp("journey") / "log")
+
+
+@pytest.fixture(scope="module")
+def loans(tmp_path_factory):
+    source = folder_of("bpic2012")
+    return Imported(bpic2012, source, tmp_path_factory.mktemp("loans") / "log")
+
+
+def exposures_and_conversions(imported):
+    """Every exposure's item and whether it converted in its window, over the whole log."""
+    pages, _ = imported.timeline.pages(slots=5)
+    page, item, _ = imported.timeline.conversions_after(
+        pages.user, pages.time_ms, imported.window_ms, EVER_MS
+    )
+    reached = np.zeros((len(pages.user), len(imported.catalogue)), bool)
+    reached[page, item] = True
+    at, slot = np.nonzero(pages.shown >= 0)
+    shown = pages.shown[at, slot]
+    return shown, reached[at, shown]
+
+
+def test_complete_journey_converts_792_of_6589_exposures_by_campaign_type(journey):
+    shown, reached = exposures_and_conversions(journey)
+    assert (len(shown), int(reached.sum())) == (6589, 792)
+    kinds = journey.category[shown]
+    found = {k: (int(reached[kinds == k].sum()), int((kinds == k).sum())) for k in np.unique(kinds)}
+    assert found == {"type_a": (604, 3647), "type_b": (154, 2368), "type_c": (34, 574)}
+
+
+def test_all_2102_redemptions_follow_an_exposure_within_their_campaign(journey):
+    rows, owner = journey.timeline.rows, journey.timeline.owner
+    item, is_shown = journey.timeline.item_row, rows["action"] == code("action", "impression")
+    shown = dict(
+        zip(
+            zip(owner[is_shown].tolist(), item[is_shown].tolist(), strict=True),
+            rows["time_ms"][is_shown].tolist(),
+            strict=True,
+        )
+    )
+    redeemed = np.flatnonzero(rows["action"] == code("action", "conversion"))
+    assert len(redeemed) == 2102
+    for at in redeemed.tolist():
+        gap_ms = rows["time_ms"][at] - shown[owner[at], item[at]]
+        assert 0 < gap_ms <= journey.window_ms[item[at]]
+
+
+def test_baskets_and_their_lines_can_be_counted_in_the_log(journey):
+    ids = logs.read_table(journey.log_dir, logs.TRANSACTIONS)["event_id"].to_pylist()
+    assert len(ids) == journey.num("purchase")
+    _, baskets, _, lines = zip(*(event_id.split("-") for event_id in ids), strict=True)
+    assert len(set(baskets)) == 155_848
+    assert sum(map(int, lines)) == 1_469_307
+
+
+def test_complete_journeys_training_set_holds_every_exposure_and_only_complete_labels(journey):
+    config = DatasetConfig(validation_days=60, test_days=30)
+    ts = build_training_set(journey.log_dir, config)
+    assert ts.exclusions["censored_labels"] > 0
+    num_shown = num_reached = 0
+    for decisions in (getattr(ts, period) for period in PERIODS):
+        at, slot = np.nonzero(decisions.shown >= 0)
+        items = decisions.shown[at, slot]
+        known = label_known(ts, decisions)[at, items]
+        labels = converted(ts, decisions, np.arange(len(decisions)))[at, items]
+        assert not labels[~known].any()
+        num_shown, num_reached = num_shown + len(items), num_reached + int(labels.sum())
+    assert num_shown == 6589
+    # The rest belongs to windows that reach into validation or beyond the year: censored.
+    assert 500 < num_reached < 792
+
+
+def test_bpic2012_sends_7030_offers_of_which_3454_come_back_and_2243_are_accepted(loans):
+    counts = tuple(loans.num(action) for action in ("impression", "click", "conversion"))
+    assert counts == (7030, 3454, 2243)
+
+
+def test_45_percent_of_the_5961_offers_with_a_full_follow_up_are_accepted(loans):
+    pages, excluded = loans.timeline.pages(slots=5)
+    # Two offers of the last half hour are no decisions: their page's clicks may still come.
+    assert (len(pages.user), excluded["censored_click_windows"]) == (7028, 2)
+    end_ms = loans.timeline.end_ms
+    page, _, _ = loans.timeline.conversions_after(
+        pages.user, pages.time_ms, loans.window_ms, end_ms
+    )
+    followed = pages.time_ms + 30 * DAY_MS <= end_ms
+    assert (int(followed.sum()), int(followed[page].sum())) == (5961, len(page))
+    assert len(page) / 5961 == pytest.approx(0.45, abs=0.005)
+
+
+def test_every_event_of_bpic2012_is_in_the_timeline(loans):
+    assert len(loans.timeline.rows) == 262_200 == loans.counts["events"]
+    assert loans.counts["left_out_events"] == 0
+    assert len(loans.timeline.users) == 13_087
+    assert loans.num("call") == loans.counts["calls"]
+
+
+def test_approved_applications_own_a_loan_the_night_after(loans):
+    rows = logs.read_table(loans.log_dir, logs.USER_STATIC_TABLE).to_pylist()
+    assert len(rows) == 2246
+    table = logs.read_table(loans.log_dir, logs.CLICKSTREAM).to_pylist()
+    first = {}
+    for event in table:
+        if event["page"] in ("A_APPROVED", "A_REGISTERED", "A_ACTIVATED"):
+            time_ms = event["event_time_ms"]
+            first[event["user_id"]] = min(time_ms, first.get(event["user_id"], time_ms))
+    for row in rows:
+        cutoff_ms = row["event_timestamp"].timestamp() * 1000
+        assert row["enrollments"] == ["personal_loan"]
+        assert row["event_timestamp"].hour == 4
+        assert 0 <= cutoff_ms - first[row["user_id"]] <= DAY_MS
