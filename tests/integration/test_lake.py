@@ -1,28 +1,52 @@
 """The event lake on the real broker: workers killed and frozen in mid-stream, a reader beside them."""
 
+import logging
 import signal
+import subprocess
+import sys
 import threading
-import time
+from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 from types import TracebackType
-from typing import Self
+from typing import NamedTuple, Self
 
 import orjson
 import pytest
 
 from features.border import Border, check_key
 from features.errors import MalformedEvent
-from fintrec import lake, logs
-from streams.topics import ITEMS, SLATE_AUDIT, SLATE_REQUESTS, SLATES
+from features.spec import USER_STATIC
+from fintrec import lake, logs, parity
+from fintrec.bank.simulate import SIZES, simulate
+from streams import replay
+from streams.lake_nights import copy_nights
+from streams.refresh import refresh_record
+from streams.topics import (
+    CLICKSTREAM,
+    CONVERSIONS,
+    ITEMS,
+    SLATE_AUDIT,
+    SLATE_REQUESTS,
+    SLATES,
+    STATE_REFRESH,
+    TRANSACTIONS,
+)
+from streams.triton import TritonModels
 from streams.wire import Received, decode
-from tests.integration.conftest import System, members
+from tests.feast_rows import online_write
+from tests.integration.conftest import System, await_applied, members, now_ms
+from tests.integration.judge import FRESH
+from tests.integration.referee import DAY
 from tests.integration.stream import Stream
+from tests.integration.traffic import request
 from tests.integration.wire import Published, until
 
 pytestmark = [pytest.mark.integration, pytest.mark.timeout(240)]
 
+logger = logging.getLogger(__name__)
 TABLES = (*logs.RECORDS, *lake.SERVING_TABLES)
+WORKERS = ("lake-1", "lake-2")
 # Small batches and eager merging: many commits, so that a kill hits one.
 ENVIRONMENT = {
     "FINTREC_LAKE_FLUSH_MS": "200",
@@ -58,7 +82,7 @@ class Reader:
 
     def _run(self) -> None:
         seen: dict[str, int] = {}
-        while not self._stop.wait(0.05):
+        while not self._stop.wait(0.3):
             for table in TABLES:
                 if not (self._lake_dir / table).exists():
                     continue
@@ -82,11 +106,13 @@ class Reader:
 
 @pytest.fixture(scope="module")
 def lake_dir(system: System) -> Iterator[Path]:
-    """The lake of the session's topics, with one worker on it."""
-    system.start_worker("lake", "lake-1", **ENVIRONMENT)
-    until("the lake worker owns partitions", lambda: members(system, "lake") == 1, 60)
+    """The lake of the session's topics, with two workers on it."""
+    for name in WORKERS:
+        system.start_worker("lake", name, **ENVIRONMENT)
+    until("both own partitions", lambda: members(system, "lake") == 2, 60)
     yield system.settings.lake_dir
-    system.stop_worker("lake-1")
+    for name in WORKERS:
+        system.stop_worker(name)
 
 
 def await_written(system: System, lake_dir: Path) -> None:
@@ -149,27 +175,23 @@ def check_everything(system: System, lake_dir: Path) -> None:
 def test_workers_killed_and_frozen_in_mid_stream_lose_and_double_nothing(
     system: System, lake_dir: Path
 ) -> None:
-    stream = Stream(system, "lake", events_per_s=400, requests_per_s=40, seed=3)
+    stream = Stream(system, "lake", events_per_s=300, requests_per_s=20, seed=3)
     with Reader(lake_dir) as reader, stream:
-        for _ in range(3):
-            until("more is written", _grows(lake_dir), 30)
-            old = system.process("lake-1")
-            system.stack.kill("lake-1")
-            until("it is started again", lambda o=old: system.pid("lake-1") not in (None, o.pid))
-        system.start_worker("lake", "lake-2", **ENVIRONMENT)
+        await_more(lake_dir)
+        old = system.process("lake-1")
+        system.stack.kill("lake-1")
+        until("it is started again", lambda: system.pid("lake-1") not in (None, old.pid))
         until("both own partitions", lambda: members(system, "lake") == 2, 60)
-        until("more is written", _grows(lake_dir), 30)
+        await_more(lake_dir)
         frozen = system.process("lake-2")
         frozen.send(signal.SIGSTOP)
         try:
             until("its successor owns all", lambda: members(system, "lake") == 1, 60)
-            until("more is written", _grows(lake_dir), 30)
+            await_more(lake_dir)
         finally:
             frozen.send(signal.SIGCONT)
-        until("the thawed worker is back", lambda: members(system, "lake") == 2, 60)
     system.wire.settle()
     await_written(system, lake_dir)
-    system.stop_worker("lake-2")
     assert reader.num_looks > 10
     assert not reader.faults
     check_everything(system, lake_dir)
@@ -179,9 +201,112 @@ def test_workers_killed_and_frozen_in_mid_stream_lose_and_double_nothing(
             assert offsets.next_offset == offsets.num_rows + sum(offsets.skipped.values())
 
 
-def _grows(lake_dir: Path):
+def await_more(lake_dir: Path) -> None:
+    """Return when every worker has had time to write a good deal more."""
     before = sum(lake.watermark(lake_dir).values())
-    since = time.monotonic()
-    return lambda: (
-        sum(lake.watermark(lake_dir).values()) > before and time.monotonic() - since > 0.5
+    until("more is written", lambda: sum(lake.watermark(lake_dir).values()) > before + 200, 30)
+
+
+# Progress is kept more often than at the desk, so that a kill finds some.
+PUBLISH = """
+from streams import replay
+replay.SAVE_EVERY = replay.MAX_UNACKNOWLEDGED = 50
+from streams.__main__ import main
+main()
+"""
+
+
+@pytest.fixture(scope="module")
+def bank_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A small simulated bank whose log ends now."""
+    folder = tmp_path_factory.mktemp("bank") / "log"
+    simulate(SIZES["tiny"], 2, now_ms(), folder)
+    return folder
+
+
+def event_ids(system: System, topic: str) -> Counter[str]:
+    """Ids of the events on a topic, with how often each came."""
+    return Counter(
+        orjson.loads(record.value)["event_id"]
+        for record in system.wire.log(topic)
+        if is_row(record)
     )
+
+
+def test_publishing_killed_and_begun_again_loses_no_event(
+    system: System, bank_dir: Path, lake_dir: Path
+) -> None:
+    expected = {event.event_id: event.topic for event in _of_the_last_day(bank_dir)}
+    argv = [sys.executable, "-c", PUBLISH, "publish", str(bank_dir), "--dir", str(system.stack.dir)]
+    argv += ["--days", "1", "--speed", "14400", "--json"]
+    for topic in BANK_TOPICS:
+        argv += ["--only", topic]
+
+    def published() -> int:
+        return sum(len(event_ids(system, topic).keys() & expected) for topic in BANK_TOPICS)
+
+    for share in (0.3, 0.6):
+        process = subprocess.Popen(argv, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+        try:
+            until("a part is published", lambda s=share: published() >= s * len(expected), 60)
+        finally:
+            process.kill()
+        assert process.wait(10) == -signal.SIGKILL
+    done = subprocess.run(argv, stdout=subprocess.PIPE, check=True, timeout=60)
+    result = orjson.loads(done.stdout)
+    # The second run and the third went on where the killed one had got to.
+    assert 0.3 * len(expected) < result["already_published"] < len(expected)
+    assert result["already_published"] + result["acknowledged"] == len(expected)
+    until("all of it is on the topics", lambda: published() == len(expected))
+
+
+BANK_TOPICS = (CLICKSTREAM, TRANSACTIONS, CONVERSIONS)
+
+
+class _Named(NamedTuple):
+    topic: str
+    event_id: str
+
+
+def _of_the_last_day(bank_dir: Path) -> list[_Named]:
+    end_ms = logs.read_manifest(bank_dir)["end_ms"]
+    period = replay.Period(end_ms - DAY, topics=BANK_TOPICS)
+    return [
+        _Named(event.topic, orjson.loads(event.value)["event_id"])
+        for event in replay.outgoing(bank_dir, period)
+    ]
+
+
+def test_inputs_of_served_slates_are_those_that_the_lake_gives(
+    system: System, lake_dir: Path, bank_dir: Path
+) -> None:
+    nights = logs.read_table(bank_dir, logs.USER_STATIC_TABLE)
+    last = logs.days_of(bank_dir, logs.USER_STATIC_TABLE)[-1]
+    copy_nights(bank_dir, lake_dir)
+    night = logs.read_table(bank_dir, logs.USER_STATIC_TABLE, [last]).to_pylist()
+    users = [row["user_id"] for row in night][:60]
+    names = USER_STATIC.feature_names
+    cutoff_ms = int(logs.milliseconds(nights, "event_timestamp").max())
+    rows = [(row["user_id"], cutoff_ms, {n: row[n] for n in names}) for row in night]
+    online_write(system.settings.redis_address, USER_STATIC.name, rows)
+    for user in users[::2]:
+        system.wire.send(STATE_REFRESH, user.encode(), refresh_record(user, "nightly").value)
+    system.wire.settle()
+    await_applied(system, [user for user in users if system.wire.events(user)])
+    requests = [request(user, now_ms()) for user in users]
+    for wanted in requests:
+        system.wire.publish(SLATE_REQUESTS, wanted["user_id"], wanted)
+    for wanted in requests:
+        system.wire.answer(wanted["request_id"])
+    system.wire.settle()
+    await_written(system, lake_dir)
+    triton = TritonModels(system.settings)
+    report = parity.check(lake_dir, triton.encode)
+    counts = report.counts()
+    logger.info("parity %s", counts)
+    assert not report.differing, (report.differing[:3], counts)
+    ours = {r["request_id"] for r in requests}
+    asked = [found for found in report.decisions if found.request_id in ours]
+    assert len(asked) == len(users)
+    assert all(found.tier == FRESH and not found.unchecked for found in asked), counts
+    assert counts["decisions"] == lake.read_rows(lake_dir, SLATE_AUDIT).num_rows
