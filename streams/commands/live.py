@@ -185,7 +185,7 @@ def _rows(found: Mapping[str, Any], seconds: float) -> list[tuple[str, str, str]
     latency, tiers, z = found["latency_ms"], found["tiers"], found["clicks_z"]
     return [
         ("events", f"{found['num_events']:,}", f"{found['num_events'] / seconds:,.1f} a second"),
-        ("", "", _listed({k: v for k, v in found["events"].items() if k not in ("click",)})),
+        ("", "", _listed(found["events"])),
         ("slates asked for", f"{found['requests']:,}", f"{found['answered']:,} answered"),
         ("unanswered", f"{found['unanswered']:,}", f"{found['late_slates']:,} came too late"),
         ("tiers", "", _listed(tiers)),
