@@ -17,7 +17,7 @@ VERBS: dict[str, tuple[str, str]] = {
     "stack": ("streams.commands.stack:stack", "Start, inspect and end the local stack."),
     "topics": ("streams.commands.topics:topics", "Create and list the Kafka topics."),
     "demo": ("streams.commands.demo:demo", "One event becomes one slate, start to finish."),
-    "simulate": ("streams.commands.live:simulate", "Build a small simulated bank."),
+    "simulate": ("streams.commands.live:simulate", "Simulate a bank, or with --live its users against the stack."),
     "publish": ("streams.commands.publish:publish", "Publish events to Kafka."),
     "train": ("fintrec.commands.train:train", "Train the pCTR and pCVR models."),
     "export": ("streams.commands.export:export", "Write trained models for Triton."),
