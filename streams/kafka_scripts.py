@@ -16,6 +16,7 @@ from streams.topics import (
     DEAD_LETTERS,
     EVENT_TOPICS,
     ITEMS,
+    LAKE_TOPICS,
     RANKING_POLICIES,
     SLATE_AUDIT,
     SLATE_REQUESTS,
@@ -76,6 +77,12 @@ PRINCIPALS: Final = (
         reads=(*_SCORE_READS, SLATES),
         writes=(SLATES, SLATE_AUDIT, *_dead_letters(_SCORE_READS)),
         groups=("fintrec-score", "fintrec-score-feed"),
+    ),
+    Principal(
+        "fintrec-lake",
+        "lake workers; they keep what was decided beside what happened, and write nothing",
+        reads=(*LAKE_TOPICS, RANKING_POLICIES),
+        groups=("fintrec-lake", "fintrec-lake-feed"),
     ),
     Principal(
         "fintrec-nightly",

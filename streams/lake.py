@@ -32,17 +32,7 @@ from streams.metrics import (
     REDELIVERED,
 )
 from streams.settings import Settings
-from streams.topics import (
-    CLICKSTREAM,
-    CONSENTS,
-    CONVERSIONS,
-    ITEMS,
-    SLATE_AUDIT,
-    SLATE_REQUESTS,
-    SLATES,
-    TOPICS,
-    TRANSACTIONS,
-)
+from streams.topics import LAKE_TOPICS, TOPICS
 from streams.wire import Received
 
 logger = logging.getLogger(__name__)
@@ -59,16 +49,7 @@ class Lake:
     """The work of a lake worker, as `streams/feed.py` runs it."""
 
     name = "lake"
-    topics: tuple[str, ...] = (
-        CLICKSTREAM,
-        TRANSACTIONS,
-        CONVERSIONS,
-        CONSENTS,
-        ITEMS,
-        SLATE_REQUESTS,
-        SLATES,
-        SLATE_AUDIT,
-    )
+    topics: tuple[str, ...] = LAKE_TOPICS
     pause_ms = 0
     max_batch_bytes = BATCH_BYTES
 

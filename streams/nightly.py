@@ -1,8 +1,8 @@
 """The nightly job: batch features into Feast, then every user's state built anew from them.
 
-The batch tables keep every night, for point-in-time retrieval; the online store gets the last one.
-One refresh record a user goes onto the internal topic, so the worker that owns the user repacks the
-state and no second writer is needed.
+The batch tables and the lake keep every night, for point-in-time retrieval and for training; the
+online store gets the last one. One refresh record a user goes onto the internal topic, so the worker
+that owns the user repacks the state and no second writer is needed.
 """
 
 from datetime import UTC, datetime
@@ -18,6 +18,7 @@ from features.errors import ConfigurationError, FintrecError
 from features.spec import ITEM_PROFILE, USER_STATIC
 from streams.clients import feast_connection_string, kafka_python_config
 from streams.feast_repo import apply, write_batch
+from streams.lake_nights import copy_nights
 from streams.refresh import refresh_record
 from streams.settings import Settings
 
@@ -31,6 +32,7 @@ def run_nightly(settings: Settings, log_dir: Path) -> dict[str, int]:
     num_static = _load(store, settings.stack_dir, USER_STATIC.name, static)
     items = _table(log_dir / "items.v1")
     num_items = _load(store, settings.stack_dir, ITEM_PROFILE.name, _profiles(items, static))
+    copy_nights(log_dir, settings.lake_dir)
     users = [str(user) for user in pc.unique(static.column("user_id")).to_pylist()]
     return {
         "user_static_rows": num_static,

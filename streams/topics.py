@@ -28,6 +28,18 @@ SLATES: Final = "slates.v1"
 SLATE_AUDIT: Final = "slate_audit.v1"
 STATE_REFRESH: Final = "state_refresh.v1"
 
+# What the lake keeps: everything that happened and everything that was decided.
+LAKE_TOPICS: Final = (
+    CLICKSTREAM,
+    TRANSACTIONS,
+    CONVERSIONS,
+    CONSENTS,
+    ITEMS,
+    SLATE_REQUESTS,
+    SLATES,
+    SLATE_AUDIT,
+)
+
 # Order is stored in packed states: append only.
 EVENT_TOPICS: Final = (CLICKSTREAM, TRANSACTIONS, CONVERSIONS, CONSENTS, STATE_REFRESH)
 

@@ -75,6 +75,20 @@ allow fintrec-score --operation Write \
 allow fintrec-score --operation Read --group fintrec-score --resource-pattern-type literal
 allow fintrec-score --operation Read --group fintrec-score-feed --resource-pattern-type literal
 
+# fintrec-lake: lake workers; they keep what was decided beside what happened, and write nothing
+allow fintrec-lake --operation Read \
+  --topic clickstream.v1 \
+  --topic transactions.v1 \
+  --topic conversions.v1 \
+  --topic consents.v1 \
+  --topic items.v1 \
+  --topic slate_requests.v1 \
+  --topic slates.v1 \
+  --topic slate_audit.v1 \
+  --topic ranking_policies.v1
+allow fintrec-lake --operation Read --group fintrec-lake --resource-pattern-type literal
+allow fintrec-lake --operation Read --group fintrec-lake-feed --resource-pattern-type literal
+
 # fintrec-nightly: the nightly batch, which asks for states to be built anew
 allow fintrec-nightly --operation Write \
   --topic state_refresh.v1

@@ -25,7 +25,7 @@ VARIABLES = {variable_of(row.name) for row in fields(Settings)}
 COMPOSE_ONLY = {"FINTREC_KAFKA_CLUSTER_ID", "FINTREC_GRAFANA_PASSWORD"}
 # Written by `fintrec export`; not part of a checkout.
 GENERATED = {"../triton_models"}
-WORKERS = ("topics", "registry", "ingest", "score")
+WORKERS = ("topics", "registry", "ingest", "score", "lake")
 
 
 def test_every_part_of_the_system_is_a_service() -> None:
@@ -54,7 +54,7 @@ def test_worker_environment_is_accepted_by_the_settings(name: str) -> None:
     assert settings.kafka_bootstrap == "kafka:9092"
     assert settings.redis_address == "redis:6379"
     assert settings.triton_grpc == "triton:8001"
-    assert settings.metrics_port == {"ingest": 9400, "score": 9401}.get(name, 0)
+    assert settings.metrics_port == {"ingest": 9400, "score": 9401, "lake": 9402}.get(name, 0)
 
 
 def test_every_variable_in_any_file_of_the_deployment_is_known() -> None:
@@ -123,7 +123,7 @@ def test_triton_loads_every_model_and_lets_versions_change() -> None:
 def test_worker_verbs_exist_on_the_command_line() -> None:
     from streams.__main__ import VERBS
 
-    for name in ("topics", "ingest", "score"):
+    for name in ("topics", "ingest", "score", "lake"):
         assert SERVICES[name]["command"][0] in VERBS
 
 

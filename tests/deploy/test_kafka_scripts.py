@@ -16,6 +16,7 @@ from streams.kafka_scripts import (
     acls_script,
     create_topics_script,
 )
+from streams.lake import Lake
 from streams.scoring import Scoring
 from streams.topic_admin import plan_topics
 from streams.topics import CONSENTS, DEAD_LETTERS, INPUTS, OUTPUTS, SLATES, TOPICS
@@ -145,7 +146,7 @@ def test_nobody_can_do_more_than_one_side_of_a_decision() -> None:
 
 def test_workers_groups_and_topics_are_those_of_the_code() -> None:
     by_name = {p.name: p for p in PRINCIPALS}
-    for work in (Ingest, Scoring):
+    for work in (Ingest, Scoring, Lake):
         principal = by_name[f"fintrec-{work.name}"]
         assert principal.groups == (app_id(work.name), feed_group(work.name))
         assert set(work.topics) <= set(principal.reads)

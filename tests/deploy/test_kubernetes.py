@@ -19,7 +19,7 @@ BY_KIND = {
     kind: [m for m in MANIFESTS if m["kind"] == kind] for kind in {m["kind"] for m in MANIFESTS}
 }
 CONFIG = BY_KIND["ConfigMap"][0]["data"]
-PORTS = {"fintrec-ingest": 9400, "fintrec-score": 9401}
+PORTS = {"fintrec-ingest": 9400, "fintrec-score": 9401, "fintrec-lake": 9402}
 PODS = [
     (m["metadata"]["name"], m["spec"]["template"]) for m in BY_KIND["Deployment"] + BY_KIND["Job"]
 ]
@@ -30,7 +30,7 @@ def test_every_file_is_part_of_the_kustomization() -> None:
     assert files == set(KUSTOMIZATION["resources"])
 
 
-def test_both_workers_are_deployments_with_a_disruption_budget() -> None:
+def test_all_workers_are_deployments_with_a_disruption_budget() -> None:
     assert {m["metadata"]["name"] for m in BY_KIND["Deployment"]} == set(PORTS)
     for deployment in BY_KIND["Deployment"]:
         labels = deployment["spec"]["template"]["metadata"]["labels"]
@@ -117,3 +117,14 @@ def test_network_policy_lets_in_the_metrics_ports_alone() -> None:
 def test_replicas_fit_the_partitions() -> None:
     for deployment in BY_KIND["Deployment"]:
         assert deployment["spec"]["replicas"] <= int(CONFIG["FINTREC_NUM_PARTITIONS"])
+
+
+def test_the_lake_outlives_its_pod_and_is_mounted_by_one_at_a_time() -> None:
+    (lake,) = [m for m in BY_KIND["Deployment"] if m["metadata"]["name"] == "fintrec-lake"]
+    assert lake["spec"]["strategy"] == {"type": "Recreate"}
+    volumes = {v["name"]: v for v in lake["spec"]["template"]["spec"]["volumes"]}
+    assert "persistentVolumeClaim" in volumes["lake"]
+    (container,) = lake["spec"]["template"]["spec"]["containers"]
+    (mount,) = [m for m in container["volumeMounts"] if m["name"] == "lake"]
+    settings = load_settings(environ={"FINTREC_DIR": "/var/lib/fintrec"})
+    assert settings.lake_dir.is_relative_to(mount["mountPath"])

@@ -14,6 +14,8 @@ from features.border import REASONS
 from fintrec.slates import TIERS
 from streams import metrics
 from streams.ingest import Ingest
+from streams.lake import Lake
+from streams.lake_rows import TOMBSTONE
 from streams.scoring import Scoring
 
 DEPLOY = Path(__file__).resolve().parents[2] / "deploy"
@@ -74,8 +76,13 @@ def test_expression_uses_known_series_and_labels(place: str, expr: str) -> None:
 
 
 def test_label_values_are_those_of_the_code() -> None:
-    workers = {Ingest.name, Scoring.name}
-    values = {"tier": set(TIERS), "reason": set(REASONS), "worker": workers, "job": workers}
+    workers = {Ingest.name, Scoring.name, Lake.name}
+    values = {
+        "tier": set(TIERS),
+        "reason": {*REASONS, TOMBSTONE},
+        "worker": workers,
+        "job": workers,
+    }
     for place, expr in ALL:
         for label, allowed in values.items():
             for given in re.findall(rf'\b{label}\s*(?:=~|!=|=)\s*"([^"]*)"', expr):
@@ -110,7 +117,7 @@ def test_prometheus_scrapes_the_workers_on_the_ports_that_they_open() -> None:
         for job in SCRAPE["scrape_configs"]
         if "dns_sd_configs" in job
     }
-    for name in ("ingest", "score"):
+    for name in ("ingest", "score", "lake"):
         assert found[name]["names"] == [name]
         port = COMPOSE["services"][name]["environment"]["FINTREC_METRICS_PORT"]
         assert found[name]["port"] == port
