@@ -187,7 +187,8 @@ _COLUMNS: Final[list[tuple[str, Callable[[Summary], str]]]] = [
 ]
 
 
-def _markdown_table(names: Iterable[str], lines: Iterable[Iterable[str]]) -> list[str]:
+def markdown_table(names: Iterable[str], lines: Iterable[Iterable[str]]) -> list[str]:
+    """Lines of a Markdown table."""
     head = list(names)
     return [
         "| " + " | ".join(head) + " |",
@@ -217,7 +218,7 @@ def serving_section(data: Mapping[str, Any]) -> str:
         "The floor is `bench/floor.py`, alternated with the system in the same session; `CPU "
         "ratio` compares workers and servers of both sides, per request.",
         "",
-        *_markdown_table(
+        *markdown_table(
             [name for name, _ in _COLUMNS],
             [[get(row) for _, get in _COLUMNS] for row in found],
         ),
@@ -302,7 +303,7 @@ def ingest_section(data: Mapping[str, Any]) -> str:
         f"{data['users']:,} users with full histories (120 interactions and 60 purchases), "
         "everything on the same cores. Medians of the repeats.",
         "",
-        *_markdown_table(INGEST_COLUMNS, ingest_rows(data["runs"])),
+        *markdown_table(INGEST_COLUMNS, ingest_rows(data["runs"])),
     ]
     return "\n".join(lines)
 
@@ -315,7 +316,7 @@ def _hops(found: list[dict[str, Any]]) -> list[str]:
         cells = [row["hops_ms"].get(hop) for hop in hops]
         shown = [f"{c['p50']:.1f} / {c['p99']:.1f}" if c else "-" for c in cells]
         lines.append([f"{row['requests_per_s']:g}", *shown])
-    return _markdown_table(["requests/s", *hops], lines)
+    return markdown_table(["requests/s", *hops], lines)
 
 
 def _cpu(found: list[dict[str, Any]]) -> list[str]:
@@ -328,7 +329,7 @@ def _cpu(found: list[dict[str, Any]]) -> list[str]:
     lines.append(
         ["memory, MB", *(f"{memory[name]:.0f}" if name in memory else "-" for name in shown)]
     )
-    return _markdown_table(["requests/s", *shown], lines)
+    return markdown_table(["requests/s", *shown], lines)
 
 
 def _cpu_cell(row: Summary, name: str) -> str:
@@ -367,7 +368,7 @@ def _goals(found: list[dict[str, Any]]) -> list[str]:
         )
     lost = sum(row["lost"] + row["doubled"] for row in found)
     judge("no slate lost or doubled", lost, 0, "")
-    return _markdown_table(["goal", "measured", "reached"], lines)
+    return markdown_table(["goal", "measured", "reached"], lines)
 
 
 def write_section(path: Path, name: str, text: str) -> None:

@@ -1,6 +1,7 @@
 """`docs/features.md` as text, made from the registry, so that it cannot drift from the code."""
 
 from features.spec import DAY_MS, HOUR_MS, MINUTE_MS, VIEWS, Feature, View, registry_fingerprint
+from features.windows import FOREST_FEATURES, forest_fingerprint
 
 _HEAD = """\
 # Features
@@ -9,7 +10,19 @@ Made from `features/spec.py` by `python -m features.documentation > docs/feature
 fails when it is out of date. Registry fingerprint: `{fingerprint}`.
 
 Feast serves each table below as a feature view of its entity. A row older than its time to live
-(by event time) is stale: Feast still returns it, this project does not use it.
+(by event time) is stale: Feast still returns it, this project does not use it. The last table is
+no view: its features are columns of a data set.
+"""
+_FOREST = """\
+## Features of the forest
+
+Columns of a data set's decisions (`docs/data_layout.md`), made by `features/windows.py` from a user's
+whole log, strictly before the page. No Feast view has them: a state of the online store holds too
+little history, so no worker can compute them. Fingerprint: `{fingerprint}`, {count} features.
+
+| feature | type | unit | meaning |
+|---|---|---|---|
+{rows}
 """
 
 
@@ -48,7 +61,12 @@ def _section(view: View) -> str:
 def features_markdown() -> str:
     """The whole document, ending with a newline."""
     head = _HEAD.format(fingerprint=registry_fingerprint())
-    return "\n".join([head, *map(_section, VIEWS)])
+    forest = _FOREST.format(
+        fingerprint=forest_fingerprint(),
+        count=len(FOREST_FEATURES),
+        rows="\n".join(map(_row, FOREST_FEATURES)),
+    )
+    return "\n".join([head, *map(_section, VIEWS), forest])
 
 
 if __name__ == "__main__":

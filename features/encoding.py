@@ -176,9 +176,18 @@ def encode_static(
     """
     if len(tenure_days) != len(ENROLLMENTS):
         raise ValueError(f"tenure_days has {len(tenure_days)} entries, expected {len(ENROLLMENTS)}")
-    owned = [float(name in enrollments) for name in ENROLLMENTS]
-    tenures = squash(np.array([*tenure_days, tenure_bank_days], np.int64))
-    return np.concatenate((np.array(owned, np.float16), tenures, np.zeros(1, np.float16)))
+    owned = np.array([[name in enrollments for name in ENROLLMENTS]])
+    tenures = np.array([[*tenure_days, tenure_bank_days]], np.int64)
+    vector: npt.NDArray[np.float16] = encode_static_rows(owned, tenures)[0]
+    return vector
+
+
+def encode_static_rows(
+    owned_BN: npt.NDArray[np.bool_], tenures_BN: npt.NDArray[np.int64]
+) -> npt.NDArray[np.float16]:
+    """F_s of many users, (B, NUM_STATIC): what is owned of ENROLLMENTS; tenures, the bank's last."""
+    present = np.zeros((len(owned_BN), 1), np.float16)
+    return np.concatenate((owned_BN.astype(np.float16), squash(tenures_BN), present), axis=1)
 
 
 def missing_static() -> npt.NDArray[np.float16]:

@@ -21,10 +21,11 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from features.errors import FintrecError
 from features.records import Consent, Conversion, Interaction, Item, Record, Transaction
 from features.rows import Coded
 from features.spec import DAY_MS, USER_STATIC
+from fintrec.log_checks import LogError as LogError
+from fintrec.log_checks import check_day, check_nights, check_values
 from fintrec.parts import visible_parts
 
 # The same names as streams/topics.py, which this package may not import; a test compares them.
@@ -72,10 +73,6 @@ _ARROW_TYPES: Final[Mapping[str, pa.DataType]] = {
     "valid_from_ms": pa.int64(),
     "valid_until_ms": pa.int64(),
 }
-
-
-class LogError(FintrecError):
-    """A log directory, file, column or value is not what docs/data_layout.md says."""
 
 
 def _event_schema(record: type[Record]) -> pa.Schema:
@@ -133,6 +130,9 @@ def read_manifest(log_dir: Path) -> dict[str, Any]:
         raise LogError(f"{path}: not JSON ({broken})") from broken
     if not isinstance(found, dict):
         raise LogError(f"{path}: got a JSON {type(found).__name__}, expected an object")
+    for name in ("start_ms", "end_ms"):
+        if not isinstance(found.get(name, 0), int):
+            raise LogError(f"{path}: {name} is {found[name]!r}, expected whole milliseconds")
     return found
 
 
@@ -183,13 +183,14 @@ def read_table(log_dir: Path, name: str, days: Sequence[str] | None = None) -> p
 
     A table without files is empty. Raises LogError with file, column and expectation.
     """
-    parts = [_read_part(path, name) for path in _part_paths(log_dir, name, days)]
+    parts = [read_part(path, name) for path in part_paths(log_dir, name, days)]
     if not parts:
         return _encoded_schema(name).empty_table()
     return pa.concat_tables(parts).unify_dictionaries()
 
 
-def _part_paths(log_dir: Path, name: str, days: Sequence[str] | None) -> Iterator[Path]:
+def part_paths(log_dir: Path, name: str, days: Sequence[str] | None = None) -> Iterator[Path]:
+    """Files of a table, all days or some, by day and name; raises LogError without a LOG_DIR."""
     known = days_of(log_dir, name)
     if name == ITEMS:
         yield from visible_parts(log_dir / name)
@@ -209,14 +210,22 @@ def _encoded_schema(name: str) -> pa.Schema:
     )
 
 
-def _read_part(path: Path, name: str) -> pa.Table:
+def read_part(path: Path, name: str) -> pa.Table:
+    """One file of a table, as `read_table` gives it; raises LogError with file, row and column."""
     coded = [field.name for field in SCHEMAS[name] if _is_coded(name, field)]
     try:
         # partitioning=None: the folder's day is not a column.
         table = pq.read_table(path, read_dictionary=coded, partitioning=None)
     except (pa.ArrowException, OSError) as broken:
         raise LogError(f"{path}: not a readable Parquet file ({broken})") from broken
-    return _conformed(table, name, str(path), coded=True)
+    table = _conformed(table, name, str(path), coded=True)
+    if name == USER_STATIC_TABLE:
+        check_nights(table, str(path))
+    else:
+        check_values(table, RECORDS[name], str(path))
+    if name != ITEMS:
+        check_day(table, path.parent.name.removeprefix("day="), str(path))
+    return table
 
 
 def _conformed(table: pa.Table, name: str, where: str, coded: bool = False) -> pa.Table:

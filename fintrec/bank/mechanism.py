@@ -17,7 +17,8 @@ import numpy.typing as npt
 from features.spec import DAY_MS, HOUR_MS, MINUTE_MS
 from fintrec.bank import needs, surfaces
 from fintrec.bank.catalogue import NO_PRODUCT, Catalogue
-from fintrec.bank.population import NEVER_MS, BoolArray, FloatArray, IntArray
+from fintrec.bank.population import NEVER_MS, BoolArray, FloatArray, IntArray, Population
+from fintrec.bank.visits import Triggers, fast_needs, newest_of_sequences, newest_outcomes
 
 CLICK_INTERCEPT: Final = -3.1
 NEED_WEIGHT: Final = 0.75
@@ -43,8 +44,8 @@ COMPLAINT_SUPPORT: Final = 0.5
 COMPLAINT_DISMISSED_AGAIN: Final = 1.5  # an item comes back that was dismissed
 COMPLAINT_SEEN_TODAY: Final = 0.25  # for each item of the page seen in the last day
 COMPLAINT_DELAY_MS: Final = 6 * HOUR_MS
-FRAUD_AFTER_CLICK: Final = 0.008  # for each third-party item clicked
-FRAUD_AFTER_VIEW: Final = 0.0002  # for each one shown
+FRAUD_AFTER_CLICK: Final = 0.02  # for each third-party item clicked
+FRAUD_AFTER_VIEW: Final = 0.0003  # for each one shown
 FRAUD_PROTECTED: Final = 0.4  # times, after a security item was clicked
 FRAUD_WITHIN_MS: Final = 30 * DAY_MS
 LATE_INTERCEPT: Final = -3.0
@@ -71,6 +72,24 @@ class Moment:
     fast_AN: npt.NDArray[np.floating[Any]]
     outcome_ms_AO: IntArray
     sequence_ms_AS: IntArray
+
+
+def moment_at(
+    people: Population, triggers: Triggers, user: IntArray, time_ms: IntArray, place: IntArray
+) -> Moment:
+    """The moment of users who look at places at instants, each a user at most once.
+
+    `triggers` are those that nothing shown caused: what a memory holds is added by the mechanism.
+    """
+    return Moment(
+        user,
+        time_ms,
+        place,
+        people.levels(user, time_ms),
+        fast_needs(triggers, user, time_ms),
+        newest_outcomes(triggers, user, time_ms),
+        newest_of_sequences(triggers, user, time_ms),
+    )
 
 
 @dataclass(frozen=True, slots=True)

@@ -7,7 +7,7 @@ this rule shows it in this slot given the items above it; a pinned item stands i
 Shapes: A pages, I items, K slots (surfaces.MAX_SLOTS), N needs, U users.
 """
 
-from typing import Final
+from typing import Any, Final
 
 import numpy as np
 import numpy.typing as npt
@@ -52,11 +52,14 @@ class LoggingPolicy:
         return np.asarray(self._belief[user][:, self._catalogue.need] * self._prior)
 
     def eligible(
-        self, memory: Memory, user: IntArray, time_ms: IntArray, place: IntArray
+        self, owned_since_ms: IntArray, user: IntArray, time_ms: IntArray, place: IntArray
     ) -> BoolArray:
-        """Which items each page may show, (A, I): surface, consent, products owned, dates."""
+        """Which items each page may show, (A, I): surface, consent, products owned, dates.
+
+        `owned_since_ms` (A, E + 1) are rows of `Memory.owned_since_ms`.
+        """
         catalogue, when = self._catalogue, time_ms[:, None]
-        owned = memory.owned_since_ms[user] <= when
+        owned = owned_since_ms <= when
         lacks = ~owned
         owned[:, NO_PRODUCT] = True
         allowed = self._on_surface[place] & owned[:, catalogue.requires]
@@ -75,7 +78,7 @@ class LoggingPolicy:
         place: IntArray,
     ) -> tuple[IntArray, FloatArray]:
         """Items by slot, -1 for none, and their propensities, both (A, K)."""
-        allowed = self.eligible(memory, user, time_ms, place)
+        allowed = self.eligible(memory.owned_since_ms[user], user, time_ms, place)
         return draw_slates(rng, self.weights(user), allowed, self._slots[place], self._pinned)
 
 
@@ -122,9 +125,9 @@ def draw_slates(
     return shown, propensity
 
 
-def slot_probabilities(weight_I: FloatArray, left_I: BoolArray) -> FloatArray:
+def slot_probabilities(weight_I: npt.NDArray[np.floating[Any]], left_I: BoolArray) -> FloatArray:
     """Propensities of all items in the next slot given which are left, (..., I)."""
-    weight = np.where(left_I, weight_I, 0.0)
+    weight = np.where(left_I, weight_I, 0.0).astype(np.float64)
     even = left_I / np.maximum(left_I.sum(axis=-1, keepdims=True), 1)
     return np.asarray(
         EXPLORE * even + (1 - EXPLORE) * weight / np.maximum(weight.sum(-1, keepdims=True), 1e-300)

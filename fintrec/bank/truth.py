@@ -85,6 +85,7 @@ def _impressions(
             "user_id": named(users, rows.user),
             "item_id": named([i.item_id for i in chunk.catalogue.items], item),
             "event_time_ms": pa.array(rows.time_ms),
+            "place": pa.array(chunk.pages.place[rows.page].astype(np.int8)),
             "position": pa.array(rows.slot.astype(np.int64) + 1),
             "click_probability": pa.array(exposure.click_probability_PK[spot]),
             "conversion_probability_if_clicked": pa.array(

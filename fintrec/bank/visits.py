@@ -28,7 +28,7 @@ Float32Array = npt.NDArray[np.float32]
 AXIS_MS: Final = 1 << 43  # one user's share of a common time axis, more than any event time
 CONTACTS: Final = ("call", "complaint", "fraud_report", "branch")  # `needs.OUTCOMES` first
 CONTACTS_PER_DAY: Final = {"call": 0.006, "branch": 0.003, "complaint": 0.001}
-FRAUD_PER_DAY: Final = 0.004
+FRAUD_PER_DAY: Final = 0.0015
 CALL_AFTER_FEE: Final = 0.15
 VISIT_DELAY_MS: Final = 90 * MINUTE_MS  # mean time from a trigger to the session it causes
 APART_MS: Final = 45 * MINUTE_MS  # least distance of two sessions' starts
@@ -156,7 +156,7 @@ def visiting_hours(rng: np.random.Generator, people: Population, user: IntArray)
     """Instants within a local day at which users come to a surface, by their own habit."""
     noon = rng.random(len(user)) < NOON_SHARE
     hours = np.where(noon, 12.5, 19.5) + people.hour_shift[user]
-    hours = np.clip(hours + rng.normal(0, 1.8, len(user)), 0.05, 23.9)
+    hours = (hours + rng.normal(0, 1.8, len(user))) % 24  # who comes after midnight comes that day
     return (hours * HOUR_MS).astype(np.int64)
 
 
@@ -200,21 +200,9 @@ def simulate_pages(
     rng: np.random.Generator, people: Population, triggers: Triggers, sessions: Sessions
 ) -> Pages:
     """The pages of each session, and the needs that the user brings to each."""
-    counts = 1 + np.minimum(rng.poisson(MEAN_MORE_PAGES, len(sessions.user)), MAX_PAGES - 1)
-    session = np.repeat(np.arange(len(counts)), counts)
-    first = np.cumsum(counts) - counts
-    gaps = np.clip(15_000 + rng.exponential(40_000, len(session)), None, 180_000).astype(np.int64)
-    gaps[first] = rng.integers(2_000, 8_000, len(first))
-    elapsed = np.cumsum(gaps)
-    before = elapsed[first] - gaps[first]
-    time_ms = sessions.start_ms[session] + elapsed - np.repeat(before, counts)
+    session, after_ms, place = plan_pages(rng, sessions.is_app)
+    time_ms = sessions.start_ms[session] + after_ms
     user = sessions.user[session]
-    place = np.empty(len(session), np.int64)
-    for channel in surfaces.PRODUCT_SHARES:
-        here = np.flatnonzero(sessions.is_app[session] == (channel == "mobile_app"))
-        place[here] = rng.choice(len(surfaces.PLACES), len(here), p=place_shares(channel))
-    outcomes = [needs.TRIGGER_INDEX[name] for name in needs.OUTCOMES]
-    sequences = [needs.TRIGGER_INDEX[sequence.then_trigger] for sequence in needs.SEQUENCES]
     return Pages(
         user=user,
         session=session,
@@ -222,12 +210,36 @@ def simulate_pages(
         place=place,
         slow_PN=people.levels(user, time_ms).astype(np.float32),
         fast_PN=fast_needs(triggers, user, time_ms).astype(np.float32),
-        outcome_ms_PO=_newest(triggers, outcomes, user, time_ms),
-        sequence_ms_PS=_newest(triggers, sequences, user, time_ms),
+        outcome_ms_PO=newest_outcomes(triggers, user, time_ms),
+        sequence_ms_PS=newest_of_sequences(triggers, user, time_ms),
     )
 
 
-def _newest(triggers: Triggers, kinds: list[int], user: IntArray, time_ms: IntArray) -> IntArray:
+def plan_pages(rng: np.random.Generator, is_app: BoolArray) -> tuple[IntArray, IntArray, IntArray]:
+    """The pages of some sessions: (session, ms after its start, place), P rows in order."""
+    counts = 1 + np.minimum(rng.poisson(MEAN_MORE_PAGES, len(is_app)), MAX_PAGES - 1)
+    session = np.repeat(np.arange(len(counts)), counts)
+    first = np.cumsum(counts) - counts
+    gaps = np.clip(15_000 + rng.exponential(40_000, len(session)), None, 180_000).astype(np.int64)
+    gaps[first] = rng.integers(2_000, 8_000, len(first))
+    elapsed = np.cumsum(gaps)
+    before = elapsed[first] - gaps[first]
+    place = np.empty(len(session), np.int64)
+    for channel in surfaces.PRODUCT_SHARES:
+        here = np.flatnonzero(is_app[session] == (channel == "mobile_app"))
+        place[here] = rng.choice(len(surfaces.PLACES), len(here), p=place_shares(channel))
+    return session, elapsed - np.repeat(before, counts), place
+
+
+def newest_outcomes(triggers: Triggers, user: IntArray, time_ms: IntArray) -> IntArray:
+    """When the newest earlier outcome of each kind came, -NEVER_MS for none, (n, O)."""
+    kinds = [needs.TRIGGER_INDEX[name] for name in needs.OUTCOMES]
+    return np.column_stack([triggers.newest_before(kind, user, time_ms) for kind in kinds])
+
+
+def newest_of_sequences(triggers: Triggers, user: IntArray, time_ms: IntArray) -> IntArray:
+    """When the newest earlier trigger of each sequence came, -NEVER_MS for none, (n, S)."""
+    kinds = [needs.TRIGGER_INDEX[sequence.then_trigger] for sequence in needs.SEQUENCES]
     return np.column_stack([triggers.newest_before(kind, user, time_ms) for kind in kinds])
 
 

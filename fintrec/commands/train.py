@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 if TYPE_CHECKING:
+    from fintrec.datasets import TrainingSet
     from fintrec.training import Progress
 
 SETTING_HELP = "A field of the model or the training, such as d_model=32. Repeatable."
@@ -13,7 +14,9 @@ SETTING_HELP = "A field of the model or the training, such as d_model=32. Repeat
 
 @click.command()
 @click.argument(
-    "log_dir", metavar="LOG_DIR", type=click.Path(path_type=Path, exists=True, file_okay=False)
+    "source",
+    metavar="LOG_DIR|DATASET_DIR",
+    type=click.Path(path_type=Path, exists=True, file_okay=False),
 )
 @click.option(
     "--out",
@@ -28,9 +31,8 @@ SETTING_HELP = "A field of the model or the training, such as d_model=32. Repeat
 @click.option(
     "--split",
     type=click.Choice(["demo", "paper"]),
-    default="demo",
-    show_default=True,
-    help="Days of training, validation and test: 4 and 8 last days, or the paper's 90 / 7 / 7.",
+    help="Of a log, days of training, validation and test: 4 and 8 last days, or the paper's "
+    "90 / 7 / 7 [default: demo]. A data set has its own.",
 )
 @click.option("--set", "settings", multiple=True, metavar="KEY=VALUE", help=SETTING_HELP)
 @click.option(
@@ -49,10 +51,10 @@ SETTING_HELP = "A field of the model or the training, such as d_model=32. Repeat
 )
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
 def train(
-    log_dir: Path,
+    source: Path,
     out: Path,
     recipe: str,
-    split: str,
+    split: str | None,
     settings: tuple[str, ...],
     minutes: float | None,
     epochs: int | None,
@@ -60,14 +62,13 @@ def train(
     threads: int,
     as_json: bool,
 ) -> None:
-    """Train pCTR, pCVR and the calibration on LOG_DIR and write a checkpoint.
+    """Train pCTR, pCVR and the calibration on a log or a data set and write a checkpoint.
 
     The newest days are validation and test. Of all epochs the weights with the lowest validation
     log loss are kept.
     """
     import torch
 
-    from fintrec import datasets
     from fintrec.checkpoint import save
     from fintrec.models.config import RECIPES
     from fintrec.training import train as run
@@ -80,12 +81,8 @@ def train(
         chosen = RECIPES[recipe]().with_settings(changes)
     except ValueError as refused:
         raise click.BadParameter(str(refused), param_hint="--set") from refused
-    split_config = datasets.demo() if split == "demo" else datasets.paper()
     torch.set_num_threads(threads)
-    try:
-        data = datasets.build_training_set(log_dir, split_config)
-    except ValueError as refused:
-        raise click.BadParameter(str(refused), param_hint="--split") from refused
+    data = _data(source, split)
     if as_json:
         checkpoint = run(data, chosen, minutes)
         save(checkpoint, out)
@@ -97,6 +94,26 @@ def train(
         checkpoint = run(data, chosen, minutes, bars.show)
     save(checkpoint, out)
     _print(out, checkpoint.metrics)
+
+
+def _data(source: Path, split: str | None) -> "TrainingSet":
+    """The training set of a log or a data set; says on stderr which of the two was found."""
+    from fintrec import datasets
+
+    if datasets.is_dataset(source):
+        if split is not None:
+            raise click.BadParameter(
+                f"{source} is a data set, whose periods are those it was built with",
+                param_hint="--split",
+            )
+        click.echo(f"{source} is a data set", err=True)
+        return datasets.load_training_set(source)
+    click.echo(f"{source} is a log; split {split or 'demo'}", err=True)
+    config = datasets.paper() if split == "paper" else datasets.demo()
+    try:
+        return datasets.build_training_set(source, config)
+    except ValueError as refused:
+        raise click.BadParameter(str(refused), param_hint="--split") from refused
 
 
 def parsed(settings: tuple[str, ...]) -> dict[str, str]:

@@ -7,8 +7,9 @@ from features.spec import DAY_MS
 from features.vocabulary import code
 from fintrec import logs
 from fintrec.adapters import bpic2012, complete_journey
+from fintrec.dataset.spill import read_log
+from fintrec.dataset.timeline import timeline_of
 from fintrec.datasets import DatasetConfig, build_training_set, converted, label_known
-from fintrec.timeline import read_timeline
 from tests.fintrec.real_data import folder_of
 
 PERIODS = ("train", "validation", "test")
@@ -22,7 +23,11 @@ class Imported:
         self.counts = adapter.import_log(source, log_dir)
         self.log_dir = log_dir
         self.catalogue = logs.read_items(log_dir)
-        self.timeline = read_timeline(log_dir, [item.item_id for item in self.catalogue])
+        ids, end_ms = (
+            [item.item_id for item in self.catalogue],
+            logs.read_manifest(log_dir)["end_ms"],
+        )
+        self.timeline = timeline_of(read_log(log_dir)[0], ids, end_ms)
         days = [item.attribution_window_days for item in self.catalogue]
         self.window_ms = np.array(days, np.int64) * DAY_MS
         self.category = np.array([item.category for item in self.catalogue])

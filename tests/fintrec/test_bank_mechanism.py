@@ -18,6 +18,7 @@ from fintrec.bank.mechanism import (
     Memory,
     Moment,
     late_probability,
+    moment_at,
     sigmoid,
 )
 from fintrec.bank.money import ACCOUNTS, DUE_AFTER_MS, MCC_NAMES
@@ -307,3 +308,21 @@ def test_outcomes_of_pages_are_among_the_contacts(chunk):
         ages = time_ms - chunk.pages.time_ms[chunk.pages.user == user]
         soon += bool(((ages > 0) & (ages <= 2 * HOUR_MS)).any())
     assert soon > 5
+
+
+def test_the_moment_of_a_page_can_be_made_for_a_few_users_at_one_instant(chunk):
+    pages = chunk.pages
+    triggers = find_triggers(chunk.money, chunk.contacts)
+    last = np.flatnonzero(np.diff(pages.user, append=-1))[:9]  # each user's last page
+    moment = moment_at(
+        chunk.people, triggers, pages.user[last], pages.time_ms[last], pages.place[last]
+    )
+    assert moment.slow_AN == pytest.approx(pages.slow_PN[last], rel=1e-5, abs=1e-6)
+    assert np.array_equal(moment.sequence_ms_AS, pages.sequence_ms_PS[last])
+    assert (moment.outcome_ms_AO >= pages.outcome_ms_PO[last]).all()
+    mechanism, memory = Mechanism(chunk.catalogue), Memory(chunk.catalogue, chunk.owned_since_UE)
+    shown = chunk.exposure.shown_PK[last].astype(np.int64)
+    found = mechanism.play(np.random.default_rng(0), memory, moment, shown)
+    assert found.clicked_AK.shape == shown.shape
+    row, slot = np.nonzero(shown >= 0)
+    assert (memory.seen_ms[moment.user[row], shown[row, slot]] == moment.time_ms[row]).all()

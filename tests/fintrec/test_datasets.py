@@ -8,7 +8,7 @@ import pyarrow as pa
 import pytest
 
 from features.encoding import REQUEST_COLUMNS, encode_histories, encode_static, missing_static
-from features.history import CAPS, EMPTY, ROW, merged
+from features.history import EMPTY, ROW, bounded, concatenated, merged, ordered
 from features.rows import row_of
 from features.spec import DAY_MS, ENROLLMENTS, MINUTE_MS
 from features.vocabulary import code, fingerprint
@@ -57,11 +57,22 @@ def test_a_history_equals_folding_the_earlier_records_one_by_one_in_any_order(ts
         assert rows.tobytes() == state.tobytes()
 
 
-def test_the_log_of_a_user_holds_every_record_once(ts, records):
-    assert ts.users == tuple(sorted(records))
-    assert max(len(log) for log in ts.logs) > sum(CAPS.values())  # so that bounds are at work
+def test_the_log_of_a_user_holds_what_its_decisions_may_see_and_no_more(bank_log, records):
+    # Training on a few days only, so that most of the log lies before what is decided on.
+    ts = build_training_set(bank_log, DatasetConfig(train_days=3, validation_days=3, test_days=4))
+    decided = {}
+    for decisions, index in every(ts):
+        decided.setdefault(ts.users[decisions.user[index]], []).append(decisions.time_ms[index])
+    assert ts.users == tuple(sorted(decided))
+    num_dropped = 0
     for user_id, log in zip(ts.users, ts.logs, strict=True):
-        assert len(log) == len(records[user_id])
+        every_row = ordered(np.array([row_of(record) for record in records[user_id]], ROW))
+        before = every_row["time_ms"] < min(decided[user_id])
+        between = ~before & (every_row["time_ms"] < max(decided[user_id]))
+        expected = concatenated((bounded(every_row[before]), every_row[between]))
+        assert log.tobytes() == expected.tobytes()
+        num_dropped += int(before.sum()) - len(bounded(every_row[before]))
+    assert num_dropped > 300
 
 
 def test_a_request_says_where_and_when_and_how_old_the_history_is(ts, records):
@@ -182,44 +193,6 @@ def test_histories_feed_the_encoder(ts):
     assert encoded.arrays.tokens_BTC.shape[0] == 8
 
 
-# Leaks: everything at or after an instant is changed; nothing before it may notice.
-
-
-def perturbed(log_dir, out, at_ms):
-    """The log with everything at or after an instant doubled, altered or gone."""
-    shutil.copytree(log_dir, out)
-    for name in logs.EVENT_TABLES:
-        shutil.rmtree(out / name)
-        rows = logs.read_table(log_dir, name).to_pylist()
-        kept = [row for row in rows if row["event_time_ms"] < at_ms]
-        changed = []
-        for place, row in enumerate(r for r in rows if r["event_time_ms"] >= at_ms):
-            if place % 3 == 0:
-                continue
-            row = {**row, "event_time_ms": max(at_ms, row["event_time_ms"] - 40_000)}
-            if "item_id" in row and row["item_id"]:
-                row["item_id"] = "pay_bill_a"
-            if "amount_usd" in row:
-                row["amount_usd"] = 7.77
-            if "marketing" in row:
-                row |= {"marketing": "opted_out", "effective_from_ms": row["event_time_ms"]}
-            changed.append(row)
-            if "event_id" in row:
-                changed.append({**row, "event_id": "again-" + row["event_id"]})
-        table = pa.Table.from_pylist(kept + changed, logs.SCHEMAS[name])
-        logs.write_table(out, name, table)
-    static = logs.read_table(log_dir, logs.USER_STATIC_TABLE)
-    late = logs.milliseconds(static, "created_timestamp") >= at_ms
-    owned = [
-        ["mortgage"] if is_late else row
-        for row, is_late in zip(static["enrollments"].to_pylist(), late, strict=True)
-    ]
-    place = static.column_names.index("enrollments")
-    shutil.rmtree(out / logs.USER_STATIC_TABLE)
-    changed_static = static.set_column(place, "enrollments", pa.array(owned))
-    logs.write_table(out, logs.USER_STATIC_TABLE, changed_static)
-
-
 def seen_by(ts, before_ms):
     """What each decision before an instant saw, by user, time and place."""
     found = {}
@@ -236,29 +209,16 @@ def seen_by(ts, before_ms):
     return found
 
 
-@pytest.mark.parametrize("days_before_end", [3.3, 11.7])
-def test_nothing_after_an_instant_changes_a_decision_before_it(
-    ts, bank_log, tmp_path, days_before_end
-):
-    at_ms = END_MS - int(days_before_end * DAY_MS)
-    perturbed(bank_log, tmp_path / "log", at_ms)
-    changed = build_training_set(tmp_path / "log", CONFIG)
-    expected = seen_by(ts, at_ms)
-    assert len(expected) > 300
-    assert seen_by(changed, at_ms) == expected
-    assert seen_by(changed, END_MS) != seen_by(ts, END_MS)
-
-
 # Small logs by hand.
 
 
-def made(log_dir, tables, end_ms=END_MS):
+def made(log_dir, tables, end_ms=END_MS, **config):
     items = [{"item_id": name, "version": 1, "content_type": "servicing"} for name in ("a", "b")]
     for name, rows in {logs.ITEMS: items, **tables}.items():
         logs.write_table(log_dir, name, pa.Table.from_pylist(rows, logs.SCHEMAS[name]))
     manifest = {"start_ms": end_ms - 20 * DAY_MS, "end_ms": end_ms}
     (log_dir / logs.MANIFEST).write_text(json.dumps(manifest))
-    return build_training_set(log_dir, DatasetConfig(validation_days=1, test_days=1))
+    return build_training_set(log_dir, DatasetConfig(validation_days=1, test_days=1, **config))
 
 
 def seen(event_id, time_ms, action="impression", item_id="a", user_id="u", **fields):
@@ -351,19 +311,24 @@ def test_rows_at_the_instant_of_a_page_are_not_in_its_history(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("decisions", "is_kept"),
+    ("decisions", "in_force", "in_notice"),
     [
-        ([("opted_out", -5, -5)], False),
-        ([("opted_out", -5, 5)], True),  # the notice has not run out
-        ([("opted_out", 5, 5)], True),
-        ([("opted_out", -5, -5), ("granted", -2, -2)], True),
-        ([("granted", -5, -5), ("opted_out", -2, -2)], False),
-        ([("opted_out", -5, 5), ("granted", -2, -2)], True),
-        ([("opted_out", -5, -1), ("granted", -4, -4)], False),
-        ([("granted", -5, -3), ("opted_out", -2, -4)], True),  # overtaken before it was told
+        ([("opted_out", -5, -5)], True, False),
+        ([("opted_out", -5, 5)], False, True),  # the wish is known, the notice has not run out
+        ([("opted_out", -5, 40)], False, False),  # further away than any notice
+        ([("opted_out", 5, 5)], False, False),
+        ([("opted_out", -5, -5), ("granted", -2, -2)], False, False),
+        ([("granted", -5, -5), ("opted_out", -2, -2)], True, False),
+        ([("opted_out", -5, 5), ("granted", -2, -2)], False, True),  # takes effect nevertheless
+        ([("opted_out", -5, 5), ("granted", -2, 6)], False, True),
+        ([("opted_out", -5, 40), ("granted", -2, -2)], False, False),
+        ([("opted_out", -5, -1), ("granted", -4, -4)], True, False),
+        ([("granted", -5, -3), ("opted_out", -2, -4)], False, False),  # overtaken before told
     ],
 )
-def test_an_opt_out_counts_from_the_day_it_takes_effect(tmp_path, decisions, is_kept):
+def test_an_opt_out_counts_from_its_effect_or_from_its_notice(
+    tmp_path, decisions, in_force, in_notice
+):
     consents = [
         {
             "user_id": "u",
@@ -374,14 +339,19 @@ def test_an_opt_out_counts_from_the_day_it_takes_effect(tmp_path, decisions, is_
         for marketing, told, effective in decisions
     ]
     page = [seen("1", EARLY), seen("2", EARLY, user_id="other")]
-    ts = made(tmp_path, {logs.CLICKSTREAM: page, logs.CONSENTS: consents})
-    assert ("u" in {ts.users[user] for user in ts.train.user}) == is_kept
+    tables = {logs.CLICKSTREAM: page, logs.CONSENTS: consents}
+    ts = made(tmp_path, tables)
+    assert ("u" in ts.users) == (not in_force and not in_notice)
+    assert ts.exclusions["opted_out_decisions"] == in_force
+    assert ts.exclusions["opt_out_notice_decisions"] == in_notice
+    served = made(tmp_path, tables, notice_days=0)
+    assert ("u" in served.users) == (not in_force)
 
 
 def test_a_decision_on_consent_that_is_none_is_refused(tmp_path):
     told = {"user_id": "u", "event_time_ms": EARLY, "effective_from_ms": EARLY}
     consents = [{**told, "marketing": "maybe"}]
-    with pytest.raises(logs.LogError, match="'marketing' holds"):
+    with pytest.raises(logs.LogError, match="row 0, column 'marketing' is 'maybe', exp"):
         made(tmp_path, {logs.CLICKSTREAM: [seen("1", EARLY)], logs.CONSENTS: consents})
 
 

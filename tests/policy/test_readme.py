@@ -22,7 +22,7 @@ COMMANDS = [
 @pytest.mark.parametrize("line", COMMANDS)
 def test_command_of_the_readme_parses(line: str, tmp_path, monkeypatch) -> None:
     monkeypatch.chdir(tmp_path)
-    for folder in ("bank", "checkpoint"):
+    for folder in ("bank", "training_set", "checkpoint"):
         (tmp_path / folder).mkdir()
     _, *arguments = shlex.split(line)
     command: click.Command = cli
