@@ -33,12 +33,12 @@ _SENT_TO: Final = (CLICKSTREAM, TRANSACTIONS, CONVERSIONS, SLATE_REQUESTS)
 
 
 class KafkaExchange:
-    """Sends records and hears slates, and which records of `users` were refused."""
+    """Sends records and hears slates, and which records of these entities were refused."""
 
-    def __init__(self, settings: Settings, users: Collection[str]) -> None:
+    def __init__(self, settings: Settings, entities: Collection[str]) -> None:
         self.num_acknowledged = 0
         self.refused: dict[str, int] = {}
-        self._users = {user.encode() for user in users}
+        self._entities = {entity.encode() for entity in entities}
         self._waiting: deque[tuple[Outgoing, Any]] = deque()
         config = kafka_python_config(settings)
         self._producer = KafkaProducer(**config, acks="all", linger_ms=2)
@@ -115,7 +115,7 @@ class KafkaExchange:
         return found
 
     def _note_refusal(self, letter: dict[str, Any]) -> None:
-        if base64.b64decode(letter["key_base64"] or "") in self._users:
+        if base64.b64decode(letter["key_base64"] or "") in self._entities:
             reason = str(letter["reason"])
             self.refused[reason] = self.refused.get(reason, 0) + 1
 
