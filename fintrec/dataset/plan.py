@@ -17,7 +17,7 @@ from fintrec import logs
 from fintrec.dataset.config import DatasetConfig, window_days
 from fintrec.dataset.spill import Facts
 
-ROWS_OF_A_SHARD: Final = 1_000_000  # about 1 GB at work
+ROWS_OF_A_SHARD: Final = 1_000_000  # about half a gigabyte at work
 
 
 @dataclass(frozen=True, slots=True)

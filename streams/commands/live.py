@@ -132,7 +132,7 @@ def live(
         return
     console = wide_console()
     console.print(_table(done, done["seconds"]))
-    console.print(_last_words(done))
+    console.print(_last_words(done), highlight=False)
 
 
 class _Watch:
@@ -203,6 +203,12 @@ def _rows(found: Mapping[str, Any], seconds: float) -> list[tuple[str, str, str]
         ),
         ("CTR by model", _share(found["ctr_by_model"]), "mean pCTR of what was shown"),
         (
+            "CTR of others",
+            "",
+            f"{_share(found['ctr_of_logging_policy'])} for the simulator's own pages, "
+            f"{_share(found['ctr_of_best'])} at best, by truth",
+        ),
+        (
             "conversions",
             f"{sum(found['conversions'].values()):,}",
             _listed(found["conversions"]),
@@ -231,6 +237,11 @@ def _last_words(done: Mapping[str, Any]) -> str:
         lines.append(
             f"{done['unknown_items']:,} items served are not of this bank: is --log the log that "
             f"was published?"
+        )
+    if done["not_allowed_items"]:
+        lines.append(
+            f"{done['not_allowed_items']:,} items were shown that the user's products, tenure or "
+            f"consent by truth do not allow"
         )
     if done["requests"] and not done["answered"]:
         lines.append("no slate came: is a scoring worker running (fintrec stack status)?")
