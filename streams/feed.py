@@ -213,6 +213,11 @@ class Progress:
         self._last_commit = clock()
         self._last_look = self._last_turn = clock()
         self._lag = 0
+        self._broken: str | None = None
+
+    def broke(self, reason: str) -> None:
+        """There is no going on, whatever comes."""
+        self._broken = reason
 
     def committed(self) -> None:
         """Offsets were committed, or there was nothing to do."""
@@ -232,6 +237,8 @@ class Progress:
 
     def stuck(self, limit_s: float) -> str | None:
         """Why the worker is to exit, or None."""
+        if self._broken is not None:
+            return self._broken
         now = self._clock()
         if self._lag > 0 and now - self._last_commit > limit_s:
             return f"lag={self._lag} and no commit for {now - self._last_commit:.0f} s"
@@ -284,7 +291,6 @@ class Feed(faust.Service):
         self._done: dict[TopicPartition, int] = {}
         self._assignment = 0  # changes when partitions do, and again when we know where to go on
         self._committed_at = 0.0
-        self._broken: Exception | None = None
         self._wanted: dict[TopicPartition, int] = {}  # where the work itself wants to go on
         self._busy = asyncio.Lock()
         self._progress = Progress()
@@ -328,8 +334,6 @@ class Feed(faust.Service):
     async def _feed(self) -> None:
         free_at = 0.0
         while not self.should_stop:
-            if self._broken is not None:
-                raise self._broken
             assignment = self._assignment
             found = await self._gathered(assignment)
             if found:
@@ -401,9 +405,8 @@ class Feed(faust.Service):
                 self._wanted = {TopicPartition(*place): at for place, at in (wanted or {}).items()}
                 await self._go_to(self._wanted)
             except (FintrecError, OSError) as error:
-                # The client would log it and go on; the worker must end.
-                self._broken = error
-                logger.critical("worker ends worker=%s reason=%s", self.work.name, error)
+                # The client would log it and go on; the watchdog ends the process instead.
+                self._progress.broke(str(error))
             # What was fetched since comes from before the seek, and must not be mixed with the rest.
             self._assignment += 1
 

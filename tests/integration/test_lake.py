@@ -21,6 +21,7 @@ from features.spec import USER_STATIC
 from fintrec import lake, logs, parity
 from fintrec.bank.simulate import SIZES, simulate
 from streams import replay
+from streams.feed import EXIT_NO_PROGRESS
 from streams.lake_ledger import Ledger
 from streams.lake_nights import copy_nights
 from streams.refresh import refresh_record
@@ -329,5 +330,5 @@ def test_a_worker_ends_when_a_topic_is_shorter_than_its_lake(
     done = subprocess.run(
         argv, env=environment, capture_output=True, text=True, check=False, timeout=90
     )
-    assert done.returncode != 0
+    assert done.returncode == EXIT_NO_PROGRESS
     assert "clickstream.v1[0] ends at offset" in done.stdout + done.stderr

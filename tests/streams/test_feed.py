@@ -261,7 +261,8 @@ def bound_feed(work: Work, consumer: Consumer) -> feed.Feed:
     )
     found = kind()
     found._consumer, found._busy = consumer, asyncio.Lock()
-    found._assignment, found._done, found._wanted, found._broken = 0, {}, {}, None
+    found._assignment, found._done, found._wanted = 0, {}, {}
+    found._progress = Progress()
     return found
 
 
@@ -294,10 +295,10 @@ def test_work_that_remembers_its_offsets_goes_on_there_whatever_is_fetched_meanw
     assert asyncio.run(play()).done == list(range(13, 30))
 
 
-def test_a_topic_that_ends_before_the_works_own_offset_breaks_the_feed():
+def test_a_topic_that_ends_before_the_works_own_offset_ends_the_worker():
     async def play():
         owner = bound_feed(Remembers(wants=31), Consumer(0))
         await owner._take_over([PLACE])
-        return owner._broken
+        return owner._progress.stuck(60.0)
 
-    assert "ends at offset 30, expected at least 31" in str(asyncio.run(play()))
+    assert "ends at offset 30, expected at least 31" in asyncio.run(play())
