@@ -88,6 +88,7 @@ class Ledger:
         self.writer = writer
         self.disk = disk or Disk()
         self._folder = lake_dir / OFFSETS / topic / str(partition)
+        self.settled: dict[Path, int] = {}  # folders with nothing to merge, with when they changed
         self._finished = 0  # the sequence number whose parts we renamed ourselves
 
     def take_over(self) -> Offsets:

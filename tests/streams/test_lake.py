@@ -2,18 +2,23 @@
 
 import asyncio
 import shutil
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import pyarrow.parquet as pq
 import pytest
+from click.testing import CliRunner
 
 from features.records import Interaction
 from fintrec import lake, logs
-from streams.lake import Taken
-from streams.lake_compaction import Limits, compact
+from fintrec.parts import visible_parts
+from streams.commands.worker import worker as worker_verbs
+from streams.lake import Lake, Taken
+from streams.lake_compaction import Limits, compact, compact_all
 from streams.lake_ledger import Disk, Ledger
-from streams.topics import CLICKSTREAM, ITEMS, SLATE_AUDIT, SLATE_REQUESTS, SLATES
+from streams.topics import CLICKSTREAM, ITEMS, LAKE_TOPICS, SLATE_AUDIT, SLATE_REQUESTS, SLATES
 from tests.streams.lake_topics import (
     DAY_MS,
     Topics,
@@ -380,3 +385,92 @@ def test_a_full_disk_holds_the_batch_back_and_the_retry_writes_it_once(tmp_path:
         handle(work, batch)
     handle(work, batch)
     check_whole(tmp_path, topics)
+
+
+def part_sizes(lake_dir: Path, topic: str) -> list[int]:
+    """Rows of each part that counts, oldest first."""
+    return [
+        pq.ParquetFile(path).metadata.num_rows
+        for folder in sorted((lake_dir / topic).glob("day=*"))
+        for path in visible_parts(folder)
+    ]
+
+
+def test_rows_are_written_anew_a_logarithmic_number_of_times(tmp_path: Path) -> None:
+    topics, rewritten = Topics(), 0
+    for number in range(240):
+        topics.add(CLICKSTREAM, click(number, "u" * 100))
+    work = worker(tmp_path)
+
+    async def life() -> None:
+        nonlocal rewritten
+        positions = dict(await work.assigned(list(topics.logs)))
+        (ledger,) = work._ledgers.values()
+        for batch in topics.batches(positions, 1):
+            await work.handle(batch)
+            rewritten += compact(ledger, Limits(max_parts=6, quiet_s=1e9, keep_s=0))
+            assert len(part_sizes(tmp_path, CLICKSTREAM)) <= 7
+
+    asyncio.run(life())
+    check_whole(tmp_path, topics)
+    assert sum(part_sizes(tmp_path, CLICKSTREAM)) == 240
+    assert rewritten < 240 * 2
+
+
+def test_merged_parts_stay_for_readers_and_then_go(tmp_path: Path) -> None:
+    topics = few_topics()
+    run(worker(tmp_path), topics, size=1)
+    ledger = Ledger(tmp_path, CLICKSTREAM, 0, "w")
+    before = len(names_of(tmp_path))
+    now_s = time.time()
+    limits = Limits(max_parts=99, quiet_s=60, keep_s=600)
+    assert compact(ledger, limits, lambda: now_s) == 0  # rows may still come
+    assert compact(ledger, limits, lambda: now_s + 61) == 4
+    assert len(names_of(tmp_path)) == before + 1
+    check_whole(tmp_path, topics)
+    assert compact(ledger, limits, lambda: now_s + 500) == 0
+    assert len(names_of(tmp_path)) == before + 1
+    assert compact(ledger, limits, lambda: now_s + 700) == 0
+    assert len(names_of(tmp_path)) == before + 1 - 4
+    check_whole(tmp_path, topics)
+    # Settled folders are not looked at again, until a row comes.
+    assert compact(ledger, limits, lambda: now_s + 701) == 0
+    assert len(ledger.settled) == 3
+    topics.add(CLICKSTREAM, click(99))
+    run(worker(tmp_path), topics)
+    assert compact(ledger, limits, lambda: now_s + 800) == 2
+    check_whole(tmp_path, topics)
+
+
+def test_merging_beside_a_worker_disturbs_neither(tmp_path: Path) -> None:
+    topics = Topics()
+    for number in range(60):
+        topics.add(CLICKSTREAM, click(number))
+    work = worker(tmp_path)
+
+    async def life() -> None:
+        positions = dict(await work.assigned(list(topics.logs)))
+        for batch in topics.batches(positions, 4):
+            await work.handle(batch)
+            compact_all(tmp_path, Limits(2, 0, 0), "another process")
+
+    asyncio.run(life())
+    check_whole(tmp_path, topics)
+    assert len(part_sizes(tmp_path, CLICKSTREAM)) < 8
+
+
+def test_the_verb_merges_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    topics = few_topics()
+    run(worker(tmp_path / "lake"), topics, size=1)
+    done = CliRunner().invoke(worker_verbs, ["lake", "--compact-once", "--dir", str(tmp_path)])
+    assert done.output == f"4 parts merged under {tmp_path / 'lake'}\n"
+    check_whole(tmp_path / "lake", topics)
+
+
+def test_the_lake_keeps_the_topics_that_its_readers_know() -> None:
+    assert set(LAKE_TOPICS) == set(lake.SCHEMAS)
+    assert set(lake.SERVING_TABLES) == {SLATE_REQUESTS, SLATES, SLATE_AUDIT}
+    assert Lake.topics == LAKE_TOPICS
+    with pytest.raises(lake.LakeError, match=r"got table 'user_static'"):
+        lake.read_rows(Path("nowhere"), "user_static")
