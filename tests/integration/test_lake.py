@@ -1,6 +1,7 @@
 """The event lake on the real broker: workers killed and frozen in mid-stream, a reader beside them."""
 
 import logging
+import os
 import signal
 import subprocess
 import sys
@@ -20,6 +21,8 @@ from features.spec import USER_STATIC
 from fintrec import lake, logs, parity
 from fintrec.bank.simulate import SIZES, simulate
 from streams import replay
+from streams.feed import EXIT_NO_PROGRESS
+from streams.lake_ledger import Ledger
 from streams.lake_nights import copy_nights
 from streams.refresh import refresh_record
 from streams.topics import (
@@ -314,3 +317,18 @@ def test_inputs_of_served_slates_are_those_that_the_lake_gives(
     assert all(not found.unchecked for found in asked), counts
     assert sum(found.tier == FRESH for found in asked) >= 30, counts
     assert counts["decisions"] == lake.read_rows(lake_dir, SLATE_AUDIT).num_rows
+
+
+def test_a_worker_ends_when_a_topic_is_shorter_than_its_lake(
+    system: System, lake_dir: Path, tmp_path: Path
+) -> None:
+    ledger = Ledger(tmp_path, CLICKSTREAM, 0, "before")
+    ledger.take_over()
+    ledger.append([], 1_000_000_000, 0, {"not_json": 1_000_000_000})
+    argv = [sys.executable, "-m", "streams", "worker", "lake", "--dir", str(system.stack.dir)]
+    environment = os.environ | ENVIRONMENT | {"FINTREC_LAKE_DIR": str(tmp_path)}
+    done = subprocess.run(
+        argv, env=environment, capture_output=True, text=True, check=False, timeout=90
+    )
+    assert done.returncode == EXIT_NO_PROGRESS
+    assert "clickstream.v1[0] ends at offset" in done.stdout + done.stderr
