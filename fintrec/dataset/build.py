@@ -61,8 +61,16 @@ def build_training_set(log_dir: Path, config: DatasetConfig) -> TrainingSet:
 
 
 def load_training_set(dataset_dir: Path) -> TrainingSet:
-    """The training set of a DATASET_DIR, equal to `build_training_set` of its log."""
+    """The training set of a DATASET_DIR, equal to `build_training_set` of its log.
+
+    Raises DatasetError where the folder is not whole, or was built with other features.
+    """
     manifest = files.read_manifest(dataset_dir)
+    if manifest["registry_fingerprint"] != registry_fingerprint():
+        raise files.DatasetError(
+            f"{dataset_dir}: built with feature registry {manifest['registry_fingerprint'][:12]}, "
+            f"this code has {registry_fingerprint()[:12]}: build it again"
+        )
     items, window_ms = files.read_items(dataset_dir)
     until_ms = [manifest["periods"][name]["observed_until_ms"] for name in PERIODS]
     return _assembled(

@@ -9,7 +9,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from features.rows import cents_of
-from features.spec import DAY_MS
+from features.spec import DAY_MS, registry_fingerprint
 from fintrec import datasets, logs
 from fintrec.dataset import build, files, plan
 from fintrec.dataset.attribution import ATTRIBUTED
@@ -259,7 +259,11 @@ def test_a_folder_that_is_no_data_set_is_named(built, bank_log, tmp_path):
     with pytest.raises(files.DatasetError, match=r"shard-00002\.parquet: not a readable"):
         load_training_set(tmp_path / "set")
     manifest = tmp_path / "set" / files.MANIFEST
-    manifest.write_text(manifest.read_text().replace('"dataset_format": 1', '"dataset_format": 9'))
+    other = manifest.read_text().replace(registry_fingerprint(), "0" * 64)
+    manifest.write_text(other)
+    with pytest.raises(files.DatasetError, match="built with feature registry 000000000000"):
+        load_training_set(tmp_path / "set")
+    manifest.write_text(other.replace('"dataset_format": 1', '"dataset_format": 9'))
     with pytest.raises(files.DatasetError, match="format 9, expected 1: build it again"):
         load_training_set(tmp_path / "set")
 
