@@ -111,12 +111,12 @@ class SimulatedLog:
 
 
 MEASURED: Final = Measured(
-    events_per_user=878,
-    events_per_second=408_000,
-    bytes_per_user=16_571,
-    truth_bytes_per_user=9_383,
-    peak_memory_mb=1_295,
-    where="25,000 users on one core of a 2-core cloud machine, x86-64, Python 3.11, 2026-11-25",
+    events_per_user=875,
+    events_per_second=309_000,
+    bytes_per_user=16_720,
+    truth_bytes_per_user=9_620,
+    peak_memory_mb=1_338,
+    where="bench.simulate, 25,000 users, a 2-core cloud machine, x86-64, Python 3.11, 2026-11-25",
 )
 
 Heard = Callable[[int, int], None]
