@@ -213,6 +213,11 @@ class Progress:
         self._last_commit = clock()
         self._last_look = self._last_turn = clock()
         self._lag = 0
+        self._broken: str | None = None
+
+    def broke(self, reason: str) -> None:
+        """There is no going on, whatever comes."""
+        self._broken = reason
 
     def committed(self) -> None:
         """Offsets were committed, or there was nothing to do."""
@@ -232,6 +237,8 @@ class Progress:
 
     def stuck(self, limit_s: float) -> str | None:
         """Why the worker is to exit, or None."""
+        if self._broken is not None:
+            return self._broken
         now = self._clock()
         if self._lag > 0 and now - self._last_commit > limit_s:
             return f"lag={self._lag} and no commit for {now - self._last_commit:.0f} s"
@@ -282,9 +289,9 @@ class Feed(faust.Service):
 
     async def on_start(self) -> None:
         self._done: dict[TopicPartition, int] = {}
-        self._assignment = 0  # counts the assignments so far
+        self._assignment = 0  # changes when partitions do, and again when we know where to go on
         self._committed_at = 0.0
-        self._broken: FintrecError | None = None
+        self._wanted: dict[TopicPartition, int] = {}  # where the work itself wants to go on
         self._busy = asyncio.Lock()
         self._progress = Progress()
         self._watchdog_stop = threading.Event()
@@ -327,8 +334,6 @@ class Feed(faust.Service):
     async def _feed(self) -> None:
         free_at = 0.0
         while not self.should_stop:
-            if self._broken is not None:
-                raise self._broken
             assignment = self._assignment
             found = await self._gathered(assignment)
             if found:
@@ -384,7 +389,7 @@ class Feed(faust.Service):
         """Records read while partitions changed hands: not worked on, in case another has them."""
         for partition, messages in found.items():
             if partition in self._consumer.assignment():
-                self._consumer.seek(partition, messages[0].offset)
+                self._consumer.seek(partition, self._wanted.get(partition, messages[0].offset))
 
     async def _settle_and_commit(self) -> None:
         async with self._busy:
@@ -395,23 +400,34 @@ class Feed(faust.Service):
         async with self._busy:
             self._assignment += 1
             self._done.clear()  # what was done of an earlier assignment is settled, or another's
-            wanted = await self.work.assigned([(tp.topic, tp.partition) for tp in assigned])
-            if wanted:
-                await self._go_to({TopicPartition(*place): at for place, at in wanted.items()})
+            try:
+                wanted = await self.work.assigned([(tp.topic, tp.partition) for tp in assigned])
+                self._wanted = {TopicPartition(*place): at for place, at in (wanted or {}).items()}
+                await self._go_to(self._wanted)
+            except (FintrecError, OSError) as error:
+                # The client would log it and go on; the watchdog ends the process instead.
+                self._progress.broke(str(error))
+            # What was fetched since comes from before the seek, and must not be mixed with the rest.
+            self._assignment += 1
 
     async def _go_to(self, wanted: Mapping[TopicPartition, int]) -> None:
-        """Read on from the work's own offsets."""
-        ends = await self._consumer.end_offsets(list(wanted))
+        """Read on from the work's own offsets; FintrecError where a topic ends before them."""
+        if not wanted:
+            return
+        for partition, offset in wanted.items():
+            self._consumer.seek(partition, offset)
+        try:
+            ends = await self._consumer.end_offsets(list(wanted))
+        except KafkaError as silent:
+            logger.warning("ends unknown worker=%s reason=%s", self.work.name, silent)
+            return
         for partition, offset in wanted.items():
             if offset > ends[partition]:
                 # Read from its start, a topic made anew would look like what is known already.
-                self._broken = FintrecError(
+                raise FintrecError(
                     f"{partition.topic}[{partition.partition}] ends at offset {ends[partition]}, "
                     f"expected at least {offset}: was the topic made anew?"
                 )
-                logger.critical("worker ends worker=%s reason=%s", self.work.name, self._broken)
-                continue
-            self._consumer.seek(partition, offset)
 
     async def _commit(self) -> None:
         self._committed_at = time.monotonic()

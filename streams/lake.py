@@ -124,12 +124,11 @@ class Lake:
         return ledger
 
     def _append(self, ledger: Ledger, records: Sequence[Received]) -> None:
-        start = ledger.offsets.next_offset
-        new = [record for record in records if record.offset >= start]
+        topic, partition = records[0].topic, records[0].partition
+        new, holes = _in_order(records, ledger.offsets.next_offset)
         REDELIVERED.inc(len(records) - len(new))
         if not new:
             return
-        topic, partition = new[0].topic, new[0].partition
         with HOP_SECONDS.labels(self.name, "decode").time():
             table, skipped, refused = decode_rows(new, self._border)
         for record, error in refused[:_SHOWN]:
@@ -148,33 +147,34 @@ class Lake:
                 self._disk.write_table(path, rows)
                 self._disk.sync(folder)
                 pending.append(line)
-        missing = self._missing(topic, start, new[0].offset)
+        missing = self._missing(topic, holes)
         with HOP_SECONDS.labels(self.name, "commit").time():
             ledger.append(pending, new[-1].offset + 1, table.num_rows, skipped, missing)
         LAKE_ROWS.labels(topic).inc(table.num_rows)
         for reason, count in skipped.items():
             LAKE_SKIPPED.labels(topic, reason).inc(count)
 
-    def _missing(self, topic: str, wanted: int, found: int) -> list[tuple[int, int]]:
+    def _missing(self, topic: str, holes: list[tuple[int, int]]) -> list[tuple[int, int]]:
         """Offsets that Kafka no longer has; a compacted topic has holes by its nature."""
-        if found == wanted or TOPICS[topic].compacted:
+        if TOPICS[topic].compacted:
             return []
-        LAKE_MISSING.labels(topic).inc(found - wanted)
-        logger.error(
-            "records are gone from Kafka and not in the lake topic=%s from=%d to=%d (deleted by "
-            "retention, or an older lake is not at %s)",
-            topic,
-            wanted,
-            found,
-            self._dir,
-        )
-        return [(wanted, found)]
+        for wanted, found in holes:
+            LAKE_MISSING.labels(topic).inc(found - wanted)
+            logger.error(
+                "records are gone from Kafka and not in the lake topic=%s from=%d to=%d (deleted "
+                "by retention, or an older lake is not at %s)",
+                topic,
+                wanted,
+                found,
+                self._dir,
+            )
+        return holes
 
     def _leave_out(self, record: Received) -> None:
         ledger = self._ledger((record.topic, record.partition))
-        start = ledger.offsets.next_offset
-        if record.offset >= start:
-            missing = self._missing(record.topic, start, record.offset)
+        new, holes = _in_order([record], ledger.offsets.next_offset)
+        if new:
+            missing = self._missing(record.topic, holes)
             ledger.append([], record.offset + 1, 0, {INTERNAL_ERROR: 1}, missing)
             LAKE_SKIPPED.labels(record.topic, INTERNAL_ERROR).inc()
 
@@ -187,3 +187,18 @@ class Lake:
                         await asyncio.to_thread(compact, ledger, self._limits)
                     except (LakeError, Overtaken, OSError) as failed:
                         logger.error("parts not merged table=%s reason=%s", ledger.table, failed)
+
+
+def _in_order(
+    records: Sequence[Received], start: int
+) -> tuple[list[Received], list[tuple[int, int]]]:
+    """(a partition's records from an offset on, each once; ranges of offsets that are not there)."""
+    new, holes, wanted = [], [], start
+    for record in records:
+        if record.offset < wanted:
+            continue
+        if record.offset > wanted:
+            holes.append((wanted, record.offset))
+        new.append(record)
+        wanted = record.offset + 1
+    return new, holes

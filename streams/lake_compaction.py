@@ -11,7 +11,7 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Final
+from typing import Final, NamedTuple
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -36,8 +36,7 @@ class Limits:
     keep_s: float
 
 
-@dataclass(frozen=True, slots=True)
-class _Part:
+class _Part(NamedTuple):
     path: Path
     span: Span
     num_bytes: int
@@ -47,32 +46,49 @@ def compact(ledger: Ledger, limits: Limits, clock: Callable[[], float] = time.ti
     """Merge what is due of a ledger's partition, delete what is merged; returns how many parts
     were merged.
     """
-    now_s = clock()
     merged = 0
     for folder in [ledger.table, *sorted(ledger.table.glob("day=*"))]:
-        at = ledger.sequence()
-        parts = _parts(ledger, folder, now_s - limits.keep_s)
-        newest_s = max((part.path.stat().st_mtime for part in parts), default=now_s)
-        is_due = len(parts) > limits.max_parts or newest_s <= now_s - limits.quiet_s
-        run = _run(parts) if is_due else []
-        if len(run) > 1 and _merge(ledger, folder, run, at):
-            LAKE_MERGED.inc(len(run))
-            merged += len(run)
-            logger.info("merged parts=%d folder=%s", len(run), folder)
+        if not folder.is_dir():
+            continue
+        changed_ns = folder.stat().st_mtime_ns
+        if ledger.settled.get(folder) != changed_ns:
+            found = _compact_folder(ledger, folder, limits, clock())
+            if found is None:
+                ledger.settled[folder] = changed_ns
+            else:
+                merged += found
     return merged
 
 
-def _parts(ledger: Ledger, folder: Path, covered_before_s: float) -> list[_Part]:
-    """The partition's parts that count, oldest first; covered ones are deleted when old enough."""
+def _compact_folder(ledger: Ledger, folder: Path, limits: Limits, now_s: float) -> int | None:
+    """How many parts were merged; None where there is nothing to do before the folder changes."""
+    at = ledger.sequence()
     visible, covered = split_parts(folder.glob(f"part-{ledger.offsets.partition}-*.parquet"))
-    spans = [(span, path) for path in visible if (span := span_of(path)) is not None]
+    parts = [_Part(path, span, path.stat().st_size) for path in visible if (span := span_of(path))]
+    parts.sort(key=lambda part: part.span)
+    _delete(ledger, parts, covered, now_s - limits.keep_s)
+    newest_s = max((part.path.stat().st_mtime for part in parts), default=0.0)
+    is_quiet = newest_s <= now_s - limits.quiet_s
+    run = _run(parts) if is_quiet or len(parts) > limits.max_parts else []
+    if len(run) < 2:
+        return None if is_quiet and not covered else 0
+    if not _merge(ledger, folder, run, at):
+        return 0
+    LAKE_MERGED.inc(len(run))
+    logger.info("merged parts=%d folder=%s", len(run), folder)
+    return len(run)
+
+
+def _delete(
+    ledger: Ledger, parts: Sequence[_Part], covered: Sequence[Path], merged_before_s: float
+) -> None:
+    """Delete parts that another has covered for long enough."""
     for path in covered:
-        mine = span_of(path)
-        assert mine is not None
-        above = next(p for span, p in spans if span.covers(mine))
-        if above.stat().st_mtime <= covered_before_s:
+        span = span_of(path)
+        assert span is not None
+        above = next(part.path for part in parts if part.span.covers(span))
+        if above.stat().st_mtime <= merged_before_s:
             ledger.disk.remove(path)
-    return [_Part(path, span, path.stat().st_size) for span, path in sorted(spans)]
 
 
 def _run(parts: Sequence[_Part]) -> list[_Part]:

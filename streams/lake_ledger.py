@@ -88,20 +88,31 @@ class Ledger:
         self.writer = writer
         self.disk = disk or Disk()
         self._folder = lake_dir / OFFSETS / topic / str(partition)
+        self.settled: dict[Path, int] = {}  # folders with nothing to merge, with when they changed
         self._finished = 0  # the sequence number whose parts we renamed ourselves
 
     def take_over(self) -> Offsets:
-        """Become the partition's writer; finishes and tidies what a predecessor left."""
+        """Become the partition's writer; finishes and tidies what a predecessor left.
+
+        Raises LakeError when there are parts that no manifest accounts for.
+        """
         self.disk.make_folder(self._folder)
         while True:
             sequence, head = self._head()
             self._finish(sequence, head)
             # Written by somebody whose next commit fails, if ours is the next manifest.
             dead = self._unfinished()
+            beyond = self._beyond(head.next_offset)
             fresh = replace(head, writer=self.writer, pending=[], from_offset=head.next_offset)
             with suppress(Overtaken):
                 if self._publish(sequence + 1, fresh):
                     break
+        if beyond:
+            raise LakeError(
+                f"{beyond[0]}: {len(beyond)} parts of partition {fresh.partition} lie beyond offset "
+                f"{fresh.next_offset}, where {self._folder} ends: restore the folder that is of one "
+                "time with them"
+            )
         for path in dead:
             self.disk.remove(path)
         self.offsets = fresh
@@ -187,6 +198,12 @@ class Ledger:
             *self.table.glob(f"day=*/{pattern}"),
             *self._folder.glob(".*.tmp"),
         ]
+
+    def _beyond(self, next_offset: int) -> list[Path]:
+        """Parts of this partition that its manifest does not know of."""
+        pattern = f"part-{self.offsets.partition}-*.parquet"
+        found = [*self.table.glob(pattern), *self.table.glob(f"day=*/{pattern}")]
+        return [path for path in found if (span := span_of(path)) and span.last >= next_offset]
 
     def _finish(self, sequence: int, head: Offsets) -> None:
         """Rename a manifest's parts; some may be renamed already, or be merged since."""

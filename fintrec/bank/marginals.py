@@ -92,8 +92,10 @@ def read(log_dir: Path) -> Found:
 
 
 def percent(part: float, whole: float) -> str:
-    """A share as people read it."""
-    share = part / whole if whole else float("nan")
+    """A share as people read it, "-" of nothing."""
+    if not whole:
+        return "-"
+    share = part / whole
     return f"{100 * share:.2f} %" if share < 0.02 else f"{100 * share:.1f} %"
 
 

@@ -101,7 +101,8 @@ def _static(
 ) -> tuple[npt.NDArray[np.float16], int]:
     """F_s of each decision, (M, NUM_STATIC), and how many have none.
 
-    The newest nightly row that was readable strictly before the page, unless older than its TTL.
+    Of the nightly rows that were readable strictly before the page the one with the newest cut-off,
+    unless older than its TTL.
     """
     nights, owner = rows.rows[NIGHTS], rows.owner[NIGHTS]
     out = np.tile(missing_static(), (len(user), 1))
@@ -112,7 +113,11 @@ def _static(
     order = np.lexsort((*content, nights["readable_ms"], owner))
     axis = on_axis(owner[order], nights["readable_ms"][order])
     last = np.searchsorted(axis, on_axis(user, time_ms), side="left") - 1
-    row = order[np.maximum(last, 0)]
+    # A night that comes late does not take the place of a newer one, as in the online store.
+    as_of = on_axis(owner[order], nights["as_of_ms"][order])
+    leads = as_of == np.maximum.accumulate(as_of)
+    newest = np.maximum.accumulate(np.where(leads, np.arange(len(order)), 0))
+    row = order[newest[np.maximum(last, 0)]]
     is_fresh: BoolArray = time_ms - nights["as_of_ms"][row] <= USER_STATIC.ttl_ms
     known = (last >= 0) & (owner[row] == user) & is_fresh
     found = nights[row[known]]

@@ -248,6 +248,7 @@ def what_next(settings: Settings) -> Group:
         ("make clicks count for more", f"fintrec policy set --lambda-ctr 50{at}"),
         ("see every policy", f"fintrec policy show{at}"),
         ("slates as they are made", f"fintrec tail slates.v1 -n 3 --no-follow{at}"),
+        ("users who react to their slates", f"fintrec simulate --live --minutes 1{at}"),
         ("what runs where", f"fintrec stack status{at}"),
         ("end it all", f"fintrec stack down{at}"),
     )

@@ -110,7 +110,7 @@ def live(
         )
     except ValueError as refused:
         raise click.BadParameter(str(refused), param_hint="--users") from refused
-    with KafkaExchange(settings, future.users) as exchange:
+    with KafkaExchange(settings, future.entities) as exchange:
         start_ms = clock.now_ms()
         pace = Pace(start_ms, start_ms + wall_ms, speed, future.start_ms)
         run_id = f"live-{seed}-{start_ms}"
@@ -132,7 +132,7 @@ def live(
         return
     console = wide_console()
     console.print(_table(done, done["seconds"]))
-    console.print(_last_words(done))
+    console.print(_last_words(done), highlight=False)
 
 
 class _Watch:
@@ -203,6 +203,12 @@ def _rows(found: Mapping[str, Any], seconds: float) -> list[tuple[str, str, str]
         ),
         ("CTR by model", _share(found["ctr_by_model"]), "mean pCTR of what was shown"),
         (
+            "CTR of others",
+            "",
+            f"{_share(found['ctr_of_logging_policy'])} for the simulator's own pages, "
+            f"{_share(found['ctr_of_best'])} at best, by truth",
+        ),
+        (
             "conversions",
             f"{sum(found['conversions'].values()):,}",
             _listed(found["conversions"]),
@@ -229,8 +235,13 @@ def _last_words(done: Mapping[str, Any]) -> str:
         )
     if done["unknown_items"]:
         lines.append(
-            f"{done['unknown_items']:,} items served are not of this bank: is --log the log that "
+            f"served, but not of this bank: {done['unknown_items']:,} items; is --log the log that "
             f"was published?"
+        )
+    if done["not_allowed_items"]:
+        lines.append(
+            f"shown although the user's true products, tenure or consent do not allow it: "
+            f"{done['not_allowed_items']:,}"
         )
     if done["requests"] and not done["answered"]:
         lines.append("no slate came: is a scoring worker running (fintrec stack status)?")

@@ -14,7 +14,9 @@ class Counts:
 
     Every page is asked for, or not reached. Every request is answered or unanswered; a slate that
     comes after its user gave up is late as well. `expected_clicks` sums the true probabilities of
-    what was shown, `click_variance` p (1 - p), `predicted_clicks` the slates' own pCTR.
+    what was shown, `click_variance` p (1 - p), `predicted_clicks` the slates' own pCTR;
+    `logging_clicks` and `best_clicks` are what other pages would have brought by truth
+    (streams/live/yardstick.py). `not_allowed` items were shown against the user's true rights.
     """
 
     events: Counter[str] = field(default_factory=Counter)
@@ -34,6 +36,9 @@ class Counts:
     expected_clicks: float = 0.0
     click_variance: float = 0.0
     predicted_clicks: float = 0.0
+    logging_clicks: float = 0.0
+    best_clicks: float = 0.0
+    not_allowed: int = 0
     conversions: Counter[str] = field(default_factory=Counter)
     after_the_end: Counter[str] = field(default_factory=Counter)
 
@@ -53,11 +58,14 @@ class Counts:
             "latency_ms": self.latency_ms(),
             "shown": self.shown,
             "unknown_items": self.unknown_items,
+            "not_allowed_items": self.not_allowed,
             "clicks": self.clicks,
             "dismissals": self.dismissals,
             "ctr": self.rate(self.clicks),
             "ctr_by_truth": self.rate(self.expected_clicks),
             "ctr_by_model": self.rate(self.predicted_clicks),
+            "ctr_of_logging_policy": self.rate(self.logging_clicks),
+            "ctr_of_best": self.rate(self.best_clicks),
             "clicks_z": self.clicks_z(),
             "conversions": dict(self.conversions),
             "after_the_end": dict(self.after_the_end),

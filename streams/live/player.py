@@ -25,6 +25,7 @@ from fintrec.bank.visits import CONTACTS
 from streams.live.counts import Counts
 from streams.live.future import Future
 from streams.live.records import Outgoing, Records
+from streams.live.yardstick import Yardstick
 
 PAUSE_MS: Final = 15_000  # a user looks at a page at least this long, by the bank's clock
 LOGOUT_AFTER_MS: Final = 5_000
@@ -74,6 +75,7 @@ class Player:
         self._seed, self._run_id, self._timeout_ms = seed, run_id, timeout_ms
         self._records = Records(future, run_id)
         self._mechanism = Mechanism(future.catalogue)
+        self._yardstick = Yardstick(self._mechanism, future.catalogue, future.people)
         self._item_place = {item.item_id: n for n, item in enumerate(future.catalogue.items)}
         self._agenda: list[tuple[int, int, _Act]] = []
         self._num_acts = 0
@@ -234,8 +236,10 @@ class Player:
         shown = np.full((1, max(item["position"] for item in known)), -1)
         for item in known:
             shown[0, item["position"] - 1] = self._item_place[item["item_id"]]
-        rng = np.random.default_rng([self._seed, page])
-        reaction = self._mechanism.play(rng, self._memory, self._moment(page), shown)
+        moment, seeds = self._moment(page), np.random.SeedSequence([self._seed, page]).spawn(2)
+        self._judge(np.random.default_rng(seeds[1]), moment, shown)
+        rng = np.random.default_rng(seeds[0])
+        reaction = self._mechanism.play(rng, self._memory, moment, shown)
         self._count_page(reaction, known)
         slate_id = slate["slate_id"]
         for item in known:
@@ -266,6 +270,13 @@ class Player:
             outcome_ms_AO=pages.outcome_ms_PO[one],
             sequence_ms_AS=pages.sequence_ms_PS[one],
         )
+
+    def _judge(self, rng: np.random.Generator, moment: Moment, shown: IntArray) -> None:
+        items = shown[shown >= 0]
+        judged = self._yardstick.judge(rng, self._memory, moment, len(items))
+        self.counts.logging_clicks += judged.logging_clicks
+        self.counts.best_clicks += judged.best_clicks
+        self.counts.not_allowed += int((~judged.allowed[items]).sum())
 
     def _count_page(self, reaction: Reaction, known: list[Mapping[str, Any]]) -> None:
         chance = reaction.click_probability_AK

@@ -1,12 +1,19 @@
 """Real data through the pipeline: what the sources are known to hold comes out of our builder."""
 
+import json
+from collections import Counter
+
 import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
 import pytest
+from click.testing import CliRunner
 
 from features.spec import DAY_MS
 from features.vocabulary import code
 from fintrec import logs
 from fintrec.adapters import bpic2012, complete_journey
+from fintrec.commands.dataset import dataset
 from fintrec.dataset.spill import read_log
 from fintrec.dataset.timeline import timeline_of
 from fintrec.datasets import DatasetConfig, build_training_set, converted, label_known
@@ -139,14 +146,69 @@ def test_every_event_of_bpic2012_is_in_the_timeline(loans):
 def test_approved_applications_own_a_loan_the_night_after(loans):
     rows = logs.read_table(loans.log_dir, logs.USER_STATIC_TABLE).to_pylist()
     assert len(rows) == 2246
-    table = logs.read_table(loans.log_dir, logs.CLICKSTREAM).to_pylist()
+    table = logs.read_table(loans.log_dir, logs.CLICKSTREAM)
+    enrolled = pa.array(["A_APPROVED", "A_REGISTERED", "A_ACTIVATED"])
+    table = table.filter(pc.is_in(table["page"].cast(pa.string()), enrolled))
     first = {}
-    for event in table:
-        if event["page"] in ("A_APPROVED", "A_REGISTERED", "A_ACTIVATED"):
-            time_ms = event["event_time_ms"]
-            first[event["user_id"]] = min(time_ms, first.get(event["user_id"], time_ms))
+    for event in table.select(["user_id", "event_time_ms"]).to_pylist():
+        time_ms = event["event_time_ms"]
+        first[event["user_id"]] = min(time_ms, first.get(event["user_id"], time_ms))
     for row in rows:
         cutoff_ms = row["event_timestamp"].timestamp() * 1000
         assert row["enrollments"] == ["personal_loan"]
         assert row["event_timestamp"].hour == 4
         assert 0 <= cutoff_ms - first[row["user_id"]] <= DAY_MS
+
+
+def verb(*arguments):
+    done = CliRunner().invoke(dataset, list(map(str, arguments)))
+    assert done.exit_code == 0, done.output
+    return done.stdout
+
+
+def reported(name, tmp_path, config):
+    """The report of a source that went through the three verbs."""
+    (tmp_path / "config.toml").write_text(config)
+    log_dir, dataset_dir = tmp_path / "log", tmp_path / "set"
+    verb("import", name, folder_of(name), "--out", log_dir)
+    given = ("--split", "paper", "--config", tmp_path / "config.toml")
+    verb("build", log_dir, "--out", dataset_dir, *given)
+    return json.loads(verb("report", dataset_dir, "--json"))
+
+
+def totals(report, key):
+    found = {}
+    for item in report["items"].values():
+        counts = {name: value for name, value in item.items() if isinstance(value, int)}
+        found[item[key]] = found.get(item[key], Counter()) + Counter(counts)
+    return found
+
+
+def test_the_verbs_report_complete_journey_as_its_source_has_it(tmp_path):
+    config = "validation_days = 60\ntest_days = 30\nlabel_only_days = 60\n"
+    found = reported("complete_journey", tmp_path, config)
+    (whole,) = totals(found, "content_type").values()
+    assert (whole["exposures"], whole["exposures_converted"]) == (6589, 792)
+    assert whole["conversions"] == whole["conversions_with_exposure"] == 2102
+    by_type = {
+        kind: (n["exposures_converted"], n["exposures"])
+        for kind, n in totals(found, "category").items()
+    }
+    assert by_type == {"type_a": (604, 3647), "type_b": (154, 2368), "type_c": (34, 574)}
+    assert found["log_rows"][logs.TRANSACTIONS] == 226_174
+    # Every exposure is a decision of a period, or left out with its reason.
+    decisions = sum(period["decisions"] for period in found["periods"].values())
+    left_out = (found["exclusions"][r] for r in ("before_train_days", "in_label_only_days"))
+    assert decisions + sum(left_out) == 6589
+
+
+def test_the_verbs_report_bpic2012_as_its_source_has_it(tmp_path):
+    config = "validation_days = 14\ntest_days = 14\nlabel_only_days = 30\n"
+    found = reported("bpic2012", tmp_path, config)
+    (whole,) = totals(found, "category").values()
+    assert (whole["exposures"], whole["clicks"], whole["conversions"]) == (7030, 3454, 2243)
+    assert whole["conversions_with_click"] + whole["conversions_with_neither"] == 2243
+    for name in ("validation", "test"):  # the follow-up of their offers is complete
+        period = found["periods"][name]
+        assert period["pcvr"]["labels"] == 4 * period["decisions"]
+        assert 0.35 < period["pcvr"]["positives"] / period["decisions"] < 0.55

@@ -1,13 +1,15 @@
 import asyncio
+from types import SimpleNamespace
 
 import pytest
+from aiokafka import TopicPartition
 from aiokafka.errors import KafkaConnectionError, MessageSizeTooLargeError
 
 from features.errors import ModelUnavailable, StoreUnavailable
 from streams import feed
 from streams.feed import Progress, run_batch
 from streams.topics import CLICKSTREAM
-from tests.streams.workers import received
+from tests.streams.workers import SETTINGS, received
 
 
 class Work:
@@ -185,3 +187,118 @@ def test_a_broker_that_is_down_is_waited_for_and_then_the_client_is_not_trusted(
         assert watch.stuck() is None
     watch.later(6)
     assert watch.stuck() == "broker silent for 301 s"
+
+
+PLACE = TopicPartition(CLICKSTREAM, 0)
+
+
+class Consumer:
+    """One partition of 30 records; a fetch brings two and lets others have their turn."""
+
+    def __init__(self, position: int) -> None:
+        self.position = position
+
+    async def getmany(self, timeout_ms: int, max_records: int):
+        await asyncio.sleep(0)
+        offsets = range(self.position, min(30, self.position + 2))
+        self.position += len(offsets)
+        return (
+            {
+                PLACE: [
+                    SimpleNamespace(
+                        topic=CLICKSTREAM, partition=0, offset=at, key=b"", value=b"{}", timestamp=0
+                    )
+                    for at in offsets
+                ]
+            }
+            if offsets
+            else {}
+        )
+
+    def seek(self, partition, offset: int) -> None:
+        self.position = offset
+
+    def assignment(self):
+        return {PLACE}
+
+    async def end_offsets(self, partitions):
+        await asyncio.sleep(0)
+        return dict.fromkeys(partitions, 30)
+
+
+class Remembers(Work):
+    """Work that knows itself where to go on, and takes its time to say so."""
+
+    gather_ms = 20
+    max_batch = 8
+    max_batch_bytes = 1 << 20
+
+    def __init__(self, wants: int) -> None:
+        super().__init__()
+        self.wants = wants
+
+    async def assigned(self, partitions):
+        for _ in range(3):
+            await asyncio.sleep(0)
+        self.done.clear()
+        return dict.fromkeys(partitions, self.wants)
+
+
+class Channel:
+    """Has every batch done at once."""
+
+    def __init__(self, work: Work) -> None:
+        self.work = work
+
+    async def put(self, batch: feed.Batch) -> None:
+        await run_batch(self.work, batch.records)
+        batch.done.set_result(None)
+
+
+def bound_feed(work: Work, consumer: Consumer) -> feed.Feed:
+    kind = type(
+        "Bound", (feed.Feed,), {"work": work, "settings": SETTINGS, "channel": Channel(work)}
+    )
+    found = kind()
+    found._consumer, found._busy = consumer, asyncio.Lock()
+    found._assignment, found._done, found._wanted = 0, {}, {}
+    found._progress = Progress()
+    return found
+
+
+@pytest.mark.parametrize("committed", [0, 9, 13, 20])
+@pytest.mark.parametrize("delay", range(12))
+def test_work_that_remembers_its_offsets_goes_on_there_whatever_is_fetched_meanwhile(
+    committed, delay
+):
+    """A batch must not mix what came before the seek with what came after it."""
+
+    async def play() -> Remembers:
+        work, consumer = Remembers(wants=13), Consumer(committed)
+        owner = bound_feed(work, consumer)
+
+        async def read() -> None:
+            for _ in range(4):
+                assignment = owner._assignment
+                if found := await owner._gathered(assignment):
+                    await owner._deliver(found, assignment)
+
+        async def rebalance() -> None:
+            for _ in range(delay):
+                await asyncio.sleep(0)
+            await owner._take_over([PLACE])
+
+        await asyncio.gather(rebalance(), read())
+        await read()
+        return work
+
+    assert asyncio.run(play()).done == list(range(13, 30))
+
+
+def test_a_topic_that_ends_before_the_works_own_offset_ends_the_worker():
+    async def play():
+        owner = bound_feed(Remembers(wants=31), Consumer(0))
+        await owner._take_over([PLACE])
+        return owner._progress.stuck(60.0)
+
+    assert "ends at offset 30, expected at least 31" in asyncio.run(play())

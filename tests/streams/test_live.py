@@ -11,11 +11,14 @@ from click.testing import CliRunner
 from features.records import Conversion, Interaction, SlateRequest, Transaction, entity_of
 from features.spec import DAY_MS, MINUTE_MS
 from fintrec import logs
+from fintrec.bank.mechanism import Mechanism, Moment, sigmoid
 from fintrec.bank.simulate import BankSize, simulate
+from fintrec.bank.surfaces import PLACES
 from streams.__main__ import cli
 from streams.live.future import draw_future
 from streams.live.player import Pace, Player
 from streams.live.run import run
+from streams.live.yardstick import Yardstick
 from streams.topics import CLICKSTREAM, CONVERSIONS, SLATE_REQUESTS, TRANSACTIONS
 
 END_MS = 1_795_900_000_123
@@ -349,6 +352,40 @@ def test_the_summary_says_how_far_clicks_are_from_the_truth(played):
     z = (counts.clicks - counts.expected_clicks) / math.sqrt(counts.click_variance)
     assert found["clicks_z"] == pytest.approx(z)
     assert 25 <= found["latency_ms"]["p50"] <= found["latency_ms"]["p99"] < 70
+
+
+def test_the_best_page_is_no_worse_than_any_other_page_of_allowed_items(log_dir):
+    future, memory = draw_future(log_dir, None, 1, DAY_MS)
+    mechanism = Mechanism(future.catalogue)
+    yardstick = Yardstick(mechanism, future.catalogue, future.people)
+    rng = np.random.default_rng(0)
+    pages, better = future.pages, 0
+    for page in range(40):
+        moment = Moment(
+            *(getattr(pages, n)[page : page + 1] for n in ("user", "time_ms", "place")),
+            *(getattr(pages, f"{n}_PN")[page : page + 1] for n in ("slow", "fast")),
+            pages.outcome_ms_PO[page : page + 1],
+            pages.sequence_ms_PS[page : page + 1],
+        )
+        num = PLACES[pages.place[page]].slots
+        judged = yardstick.judge(rng, memory, moment, num)
+        allowed = np.flatnonzero(judged.allowed)
+        wants = mechanism.needs_now(memory, moment)
+        for _ in range(20):
+            shown = rng.permutation(allowed)[None, :num]
+            logits = mechanism.click_logits(memory, moment, wants, shown)
+            assert sigmoid(logits).sum() <= judged.best_clicks + 1e-12
+        better += judged.logging_clicks < judged.best_clicks
+    assert better > 30
+
+
+def test_the_summary_compares_the_served_pages_with_others(played):
+    _, player, _, _ = played
+    found = player.counts.summary()
+    assert found["ctr_of_best"] > 1.5 * found["ctr_by_truth"]  # these slates are by chance
+    assert found["ctr_of_logging_policy"] < 0.7 * found["ctr_of_best"]
+    # Slates by chance do not ask for consent, products or tenure.
+    assert 0 < found["not_allowed_items"] < found["shown"]
 
 
 def test_a_log_without_a_bank_behind_it_is_refused(tmp_path, log_dir):
