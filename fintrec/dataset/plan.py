@@ -63,7 +63,9 @@ def make_plan(
             f"test_days={config.test_days} and label_only_days={config.label_only_days} "
             "leave none to train on"
         )
-    first_ms = 0 if config.train_days is None else validation_ms - int(config.train_days * DAY_MS)
+    first_ms = min(facts.first_ms, start_ms)
+    if config.train_days is not None:
+        first_ms = max(first_ms, validation_ms - int(config.train_days * DAY_MS))
     return Plan(
         items=items,
         window_ms=tuple(int(days * DAY_MS) for days in window_days(items, config)),

@@ -110,7 +110,7 @@ def live(
         )
     except ValueError as refused:
         raise click.BadParameter(str(refused), param_hint="--users") from refused
-    with KafkaExchange(settings, future.users) as exchange:
+    with KafkaExchange(settings, future.entities) as exchange:
         start_ms = clock.now_ms()
         pace = Pace(start_ms, start_ms + wall_ms, speed, future.start_ms)
         run_id = f"live-{seed}-{start_ms}"
@@ -235,13 +235,13 @@ def _last_words(done: Mapping[str, Any]) -> str:
         )
     if done["unknown_items"]:
         lines.append(
-            f"{done['unknown_items']:,} items served are not of this bank: is --log the log that "
+            f"served, but not of this bank: {done['unknown_items']:,} items; is --log the log that "
             f"was published?"
         )
     if done["not_allowed_items"]:
         lines.append(
-            f"{done['not_allowed_items']:,} items were shown that the user's products, tenure or "
-            f"consent by truth do not allow"
+            f"shown although the user's true products, tenure or consent do not allow it: "
+            f"{done['not_allowed_items']:,}"
         )
     if done["requests"] and not done["answered"]:
         lines.append("no slate came: is a scoring worker running (fintrec stack status)?")

@@ -10,7 +10,7 @@ from types import TracebackType
 from typing import Any, Final, Self
 
 import orjson
-from kafka import KafkaConsumer, KafkaProducer, TopicPartition
+from kafka import KafkaProducer
 from kafka.errors import KafkaError
 
 from features.errors import FintrecError
@@ -18,6 +18,7 @@ from features.records import entity_of
 from streams.clients import kafka_python_config
 from streams.live.records import Outgoing
 from streams.settings import Settings
+from streams.topic_end import reader_at_end
 from streams.topics import (
     CLICKSTREAM,
     CONVERSIONS,
@@ -33,35 +34,16 @@ _SENT_TO: Final = (CLICKSTREAM, TRANSACTIONS, CONVERSIONS, SLATE_REQUESTS)
 
 
 class KafkaExchange:
-    """Sends records and hears slates, and which records of `users` were refused."""
+    """Sends records and hears slates, and which records of these entities were refused."""
 
-    def __init__(self, settings: Settings, users: Collection[str]) -> None:
+    def __init__(self, settings: Settings, entities: Collection[str]) -> None:
         self.num_acknowledged = 0
         self.refused: dict[str, int] = {}
-        self._users = {user.encode() for user in users}
+        self._entities = {entity.encode() for entity in entities}
         self._waiting: deque[tuple[Outgoing, Any]] = deque()
-        config = kafka_python_config(settings)
-        self._producer = KafkaProducer(**config, acks="all", linger_ms=2)
-        self._consumer = KafkaConsumer(
-            **config, group_id=None, enable_auto_commit=False, fetch_max_wait_ms=10
-        )
-        try:
-            self._stand_at_the_end()
-        except BaseException:
-            self._disconnect()
-            raise
-
-    def _stand_at_the_end(self) -> None:
-        topics = [SLATES, *(TOPICS[name].dead_letter for name in _SENT_TO)]
-        numbers = {topic: self._consumer.partitions_for_topic(topic) for topic in topics}
-        lacking = [topic for topic in topics if not numbers[topic]]
-        if lacking:
-            raise FintrecError(f"topic {lacking[0]} does not exist: run `fintrec topics create`")
-        assigned = [TopicPartition(t, n) for t in topics for n in sorted(numbers[t] or ())]
-        self._consumer.assign(assigned)
-        self._consumer.seek_to_end()
-        for partition in assigned:
-            self._consumer.position(partition)
+        refusals = [TOPICS[name].dead_letter for name in _SENT_TO]
+        self._consumer = reader_at_end(settings, [SLATES, *refusals], fetch_max_wait_ms=10)
+        self._producer = KafkaProducer(**kafka_python_config(settings), acks="all", linger_ms=2)
 
     def __enter__(self) -> Self:
         return self
@@ -72,9 +54,6 @@ class KafkaExchange:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
-        self._disconnect()
-
-    def _disconnect(self) -> None:
         self._producer.close(timeout=10)
         self._consumer.close()
 
@@ -115,7 +94,7 @@ class KafkaExchange:
         return found
 
     def _note_refusal(self, letter: dict[str, Any]) -> None:
-        if base64.b64decode(letter["key_base64"] or "") in self._users:
+        if base64.b64decode(letter["key_base64"] or "") in self._entities:
             reason = str(letter["reason"])
             self.refused[reason] = self.refused.get(reason, 0) + 1
 

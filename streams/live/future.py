@@ -55,6 +55,15 @@ class Future:
     browsing: Browsing
     pages: Pages
 
+    def device_of(self, user: int) -> str:
+        """Anonymous id of the device that a user browses with."""
+        return f"dev-{self.log_seed}-{self.people.device[user]}"
+
+    @property
+    def entities(self) -> set[str]:
+        """Everybody whose records a run may send: users, and the devices of anonymous visitors."""
+        return {*self.users, *map(self.device_of, range(len(self.users)))}
+
 
 def draw_future(
     log_dir: Path, num_users: int | None, seed: int, length_ms: int
@@ -63,6 +72,8 @@ def draw_future(
 
     Raises LogError where the log has no hidden truth or no end, ValueError for too many users.
     """
+    if not log_dir.is_dir():
+        raise logs.LogError(f"{log_dir}: no such folder, expected a log of `fintrec simulate`")
     start_ms, log_seed = (_of_manifest(log_dir, name) for name in ("end_ms", "seed"))
     end_ms = start_ms + length_ms
     names, everyone = truth.read_users(log_dir, as_of_end=True)

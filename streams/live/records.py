@@ -79,7 +79,7 @@ class Records:
             event_id=f"{self.run_id}-pub-{row}",
             event_time_ms=time_ms,
             action="page_view",
-            anonymous_id=self._device_of(int(browsing.user[row])),
+            anonymous_id=self.future.device_of(int(browsing.user[row])),
             session_id=f"{self.run_id}-ses-{browsing.session[row]}",
             channel="web",
             product=surfaces.PUBLIC_PRODUCT,
@@ -99,7 +99,7 @@ class Records:
             user_id=self.future.users[user],
             event_time_ms=time_ms,
             action=action,
-            anonymous_id=self._device_of(user) if tells else "",
+            anonymous_id=self.future.device_of(user) if tells else "",
             **self._visit(session),
         )
         return CLICKSTREAM, record
@@ -191,6 +191,3 @@ class Records:
             "channel": "mobile_app" if sessions.is_app[session] else "web",
             "device": DEVICES[sessions.device[session]],
         }
-
-    def _device_of(self, user: int) -> str:
-        return f"dev-{self.future.log_seed}-{self.future.people.device[user]}"

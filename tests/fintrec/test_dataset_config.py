@@ -1,9 +1,14 @@
+import dataclasses
+import tomllib
+from pathlib import Path
+
 import pytest
 
 from features.errors import ConfigurationError
 from features.records import Item
 from fintrec.dataset.config import DatasetConfig, paper, read_config, window_days
 from fintrec.datasets import build_training_set
+from fintrec.logs import read_items
 
 
 def written(tmp_path, text):
@@ -86,6 +91,14 @@ def test_a_window_is_the_items_own_unless_named_closer_and_never_above_the_cap()
     assert window_days(items, config) == [5, 15, 30, 40]
     with pytest.raises(ValueError, match="item_window_days names 'z'"):
         window_days(items, DatasetConfig(item_window_days={"z": 5}))
+
+
+def test_the_example_of_the_documentation_is_good_and_shows_every_field(bank_log, tmp_path):
+    page = (Path(__file__).parents[2] / "docs" / "data_layout.md").read_text()
+    example = page.split("```toml\n")[1].split("```")[0]
+    config = read_config(written(tmp_path, example), DatasetConfig())
+    assert {f.name for f in dataclasses.fields(config)} == set(tomllib.loads(example))
+    assert {15, 60} <= set(window_days(read_items(bank_log), config))
 
 
 def test_label_only_days_give_no_decisions_but_complete_the_labels_before(bank_log):
