@@ -163,8 +163,6 @@ def section(data: Mapping[str, Any]) -> str:
     machine, grown = data["machine"], data["growth"]
     return "\n".join(
         [
-            "## Lake writing",
-            "",
             f"Made by `{data['command']}` on {machine['date']}, commit {machine['commit']}, on "
             f"{machine['cores']} cores of {machine['processor']}, Python {machine['python']}. One "
             f"lake worker's work without Kafka: clicks and purchases, {PARTITIONS} partitions of "

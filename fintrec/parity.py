@@ -126,6 +126,8 @@ def check(
         orjson.loads(text)
         for text in lake.read_rows(lake_dir, lake.SLATE_AUDIT, days, ["json"])["json"].to_pylist()
     ]
+    if not audits:
+        return Report()
     users = sorted({_request(audit).user_id for audit in audits})
     events = events_of(lake_dir, users, border or Border())
     nights = nights_of(lake_dir, users)

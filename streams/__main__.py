@@ -23,9 +23,10 @@ VERBS: dict[str, tuple[str, str]] = {
     "train": ("fintrec.commands.train:train", "Train the pCTR and pCVR models."),
     "export": ("streams.commands.export:export", "Write trained models for Triton."),
     "nightly": ("streams.commands.nightly:nightly", "Load a night's batch features into Feast."),
-    "worker": ("streams.commands.worker:worker", "Run an ingest or scoring worker."),
+    "worker": ("streams.commands.worker:worker", "Run an ingest, scoring or lake worker."),
     "request": ("streams.commands.request:request", "Ask for a user's slate and print it."),
     "tail": ("streams.commands.tail:tail", "Follow a Kafka topic."),
+    "parity": ("streams.commands.parity:parity", "Hold what was served against the lake."),
     "policy": ("streams.commands.policy:policy", "Show or set the ranking policy."),
 }
 

@@ -12,8 +12,10 @@ import os
 import socket
 import uuid
 from collections import defaultdict
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Final
+
+import pyarrow as pa
 
 from features.border import INTERNAL_ERROR, Border
 from features.errors import Unavailable
@@ -108,23 +110,25 @@ class Lake:
         for record in records:
             groups[record.topic, record.partition].append(record)
         for place, members in groups.items():
-            ledger = self._ledger(place)
-            try:
+            with self._owned(place) as ledger:
                 self._append(ledger, members)
-            except Overtaken as lost:
-                # Its records are the other writer's to write; Kafka will soon say so here too.
-                LAKE_OVERTAKEN.inc()
-                logger.warning("batch left to another worker records=%d %s", len(members), lost)
-                del self._ledgers[place]
 
-    def _ledger(self, place: Place) -> Ledger:
+    @contextlib.contextmanager
+    def _owned(self, place: Place) -> Iterator[Ledger]:
+        """The partition's ledger; what is done with it is given up when another writer has it."""
         ledger = self._ledgers.get(place)
         if ledger is None:
             raise Taken(f"lake: {place[0]}[{place[1]}] is another worker's")
-        return ledger
+        try:
+            yield ledger
+        except Overtaken as lost:
+            # The records are the other writer's to write; Kafka will soon say so here too.
+            LAKE_OVERTAKEN.inc()
+            logger.warning("batch left to another worker: %s", lost)
+            del self._ledgers[place]
 
     def _append(self, ledger: Ledger, records: Sequence[Received]) -> None:
-        topic, partition = records[0].topic, records[0].partition
+        topic = ledger.offsets.topic
         new, holes = _in_order(records, ledger.offsets.next_offset)
         REDELIVERED.inc(len(records) - len(new))
         if not new:
@@ -134,25 +138,32 @@ class Lake:
         for record, error in refused[:_SHOWN]:
             logger.warning("no row at=%s reason=%s message=%s", record.at, error.reason, error)
         with HOP_SECONDS.labels(self.name, "write").time():
-            pending = []
-            days = by_day(table) if not TOPICS[topic].compacted else [("", table)]
-            for day, rows in days:
-                if not rows.num_rows:
-                    continue
-                folder = ledger.table / f"day={day}" if day else ledger.table
-                offsets = rows["offset"]
-                span = Span(partition, offsets[0].as_py(), offsets[-1].as_py())
-                path, line = ledger.hidden(folder, span)
-                self._disk.make_folder(folder)
-                self._disk.write_table(path, rows)
-                self._disk.sync(folder)
-                pending.append(line)
+            pending = self._write(ledger, table)
         missing = self._missing(topic, holes)
         with HOP_SECONDS.labels(self.name, "commit").time():
             ledger.append(pending, new[-1].offset + 1, table.num_rows, skipped, missing)
         LAKE_ROWS.labels(topic).inc(table.num_rows)
         for reason, count in skipped.items():
             LAKE_SKIPPED.labels(topic, reason).inc(count)
+
+    def _write(self, ledger: Ledger, table: pa.Table) -> list[tuple[str, str]]:
+        """A hidden part for each day of the rows; their lines in the manifest."""
+        topic, partition = ledger.offsets.topic, ledger.offsets.partition
+        days = [("", table)] if TOPICS[topic].compacted else by_day(table)
+        pending = []
+        for day, rows in days:
+            if not rows.num_rows:
+                continue
+            folder = ledger.table / f"day={day}" if day else ledger.table
+            offsets = rows["offset"]
+            path, line = ledger.hidden(
+                folder, Span(partition, offsets[0].as_py(), offsets[-1].as_py())
+            )
+            self._disk.make_folder(folder)
+            self._disk.write_table(path, rows)
+            self._disk.sync(folder)
+            pending.append(line)
+        return pending
 
     def _missing(self, topic: str, holes: list[tuple[int, int]]) -> list[tuple[int, int]]:
         """Offsets that Kafka no longer has; a compacted topic has holes by its nature."""
@@ -171,12 +182,12 @@ class Lake:
         return holes
 
     def _leave_out(self, record: Received) -> None:
-        ledger = self._ledger((record.topic, record.partition))
-        new, holes = _in_order([record], ledger.offsets.next_offset)
-        if new:
-            missing = self._missing(record.topic, holes)
-            ledger.append([], record.offset + 1, 0, {INTERNAL_ERROR: 1}, missing)
-            LAKE_SKIPPED.labels(record.topic, INTERNAL_ERROR).inc()
+        with self._owned((record.topic, record.partition)) as ledger:
+            new, holes = _in_order([record], ledger.offsets.next_offset)
+            if new:
+                missing = self._missing(record.topic, holes)
+                ledger.append([], record.offset + 1, 0, {INTERNAL_ERROR: 1}, missing)
+                LAKE_SKIPPED.labels(record.topic, INTERNAL_ERROR).inc()
 
     async def _merge_on(self) -> None:
         while True:

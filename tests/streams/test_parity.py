@@ -2,6 +2,7 @@
 
 import asyncio
 import random
+import shutil
 import zlib
 from dataclasses import replace
 from pathlib import Path
@@ -11,12 +12,14 @@ import numpy as np
 import orjson
 import pyarrow as pa
 import pytest
+from click.testing import CliRunner
 
 from features.border import Border
 from features.errors import ModelUnavailable
 from features.spec import DAY_MS, ENROLLMENTS, USER_STATIC
 from fintrec import lake, logs, parity
 from fintrec.catalogue import Catalogue
+from streams.commands.parity import parity as parity_verb
 from streams.ingest import Ingest
 from streams.producer import partition_of
 from streams.reference import ReferenceData
@@ -254,3 +257,23 @@ def _newest(audits: list[dict[str, Any]], user: str) -> dict[str, Any]:
         if orjson.loads(audit["request"])["user_id"] == user and audit["tier"] == "fresh"
     ]
     return max(mine, key=lambda audit: audit["state"]["version"])
+
+
+def test_the_verb_counts_and_fails_on_a_difference(
+    told: tuple[Bank, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    copy = tmp_path / "lake"
+    shutil.copytree(told[1], copy)
+    argv = [str(copy), "--no-encoder", "--json", "--dir", str(tmp_path)]
+    done = CliRunner().invoke(parity_verb, argv)
+    counts = orjson.loads(done.output)
+    assert done.exit_code == 0
+    assert (counts["differing"], counts["differing_slates"]) == (0, {})
+    none = CliRunner().invoke(parity_verb, [*argv, "--day", "2001-01-01"])
+    assert orjson.loads(none.output)["decisions"] == 0
+    shutil.rmtree(copy / logs.CONVERSIONS)
+    shutil.rmtree(copy / logs.USER_STATIC_TABLE)
+    done = CliRunner().invoke(parity_verb, argv)
+    assert done.exit_code == 1
+    assert orjson.loads(done.output)["differing"] > 0
