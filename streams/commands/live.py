@@ -10,6 +10,7 @@ from typing import Any, Final
 
 import click
 
+from features.errors import FintrecError
 from fintrec.commands.simulate import simulate as plain
 from streams.commands.options import dir_option, json_option, print_json, wide_console
 
@@ -129,10 +130,15 @@ def live(
         }
     if as_json:
         print_json(done)
-        return
-    console = wide_console()
-    console.print(_table(done, done["seconds"]))
-    console.print(_last_words(done), highlight=False)
+    else:
+        console = wide_console()
+        console.print(_table(done, done["seconds"]))
+        console.print(_last_words(done), highlight=False)
+    if done["requests"] and not done["answered"] and not done["interrupted"]:
+        raise FintrecError(
+            f"none of {done['requests']:,} requests had a slate: is a scoring worker running "
+            "(fintrec stack status)?"
+        )
 
 
 class _Watch:
@@ -243,8 +249,6 @@ def _last_words(done: Mapping[str, Any]) -> str:
             f"shown although the user's true products, tenure or consent do not allow it: "
             f"{done['not_allowed_items']:,}"
         )
-    if done["requests"] and not done["answered"]:
-        lines.append("no slate came: is a scoring worker running (fintrec stack status)?")
     return "\n".join(lines)
 
 
