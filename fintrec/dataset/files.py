@@ -22,7 +22,7 @@ import pyarrow.parquet as pq
 
 from features.encoding import REQUEST_COLUMNS
 from features.errors import FintrecError
-from features.history import ROW, Rows
+from features.history import ROW, Rows, concatenated
 from features.records import CONTENT_TYPES, Item
 from features.spec import NUM_STATIC
 from features.vocabulary import Vocabulary
@@ -139,7 +139,7 @@ def _decisions(shard: Shard, plan: Plan) -> pa.Table:
 
 
 def _histories(shard: Shard) -> pa.Table:
-    rows = np.concatenate(shard.logs) if shard.logs else np.empty(0, ROW)
+    rows = concatenated(shard.logs) if shard.logs else np.empty(0, ROW)
     owner = np.repeat(np.arange(len(shard.users)), [len(log) for log in shard.logs])
     names = [name for name in ROW.names or () if name != "spare"]
     ids = pa.array(shard.users, pa.string()).take(pa.array(owner))
