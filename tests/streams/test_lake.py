@@ -7,13 +7,15 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import orjson
 import pyarrow.parquet as pq
 import pytest
 from click.testing import CliRunner
 
-from features.records import Interaction
+from features.records import Interaction, SlateRequest
 from fintrec import lake, logs
 from fintrec.parts import visible_parts
+from fintrec.slates import slate_id
 from streams.commands.worker import worker as worker_verbs
 from streams.lake import Lake, Taken
 from streams.lake_compaction import Limits, compact, compact_all
@@ -206,11 +208,6 @@ def test_a_lake_is_a_log(tmp_path: Path) -> None:
 def test_requests_slates_and_audit_records_lie_side_by_side(tmp_path: Path) -> None:
     topics = Topics()
     asked = {"request_id": "r1", "user_id": "u1", "event_time_ms": NOW_MS, "product": "web"}
-    import orjson
-
-    from features.records import SlateRequest
-    from fintrec.slates import slate_id
-
     slate = slate_id(SlateRequest(**asked))
     topics.add(SLATE_REQUESTS, asked)
     topics.add(SLATES, asked | {"slate_id": slate, "items": [{"item_id": "é"}]})
