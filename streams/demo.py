@@ -3,6 +3,7 @@
 Every step is a verb that works on its own; here they run side by side where they can.
 """
 
+import shutil
 import subprocess
 import sys
 import time
@@ -23,6 +24,7 @@ from fintrec import logs
 from streams.apps import state_store
 from streams.clients import kafka_python_config
 from streams.local_stack.processes import die_with_parent
+from streams.local_stack.state import running_state
 from streams.local_stack.stack import LocalStack, log_tail
 from streams.settings import Settings
 from streams.topics import CLICKSTREAM, CONSENTS, TRANSACTIONS
@@ -36,6 +38,11 @@ SURFACE: Final[dict[str, Any]] = {
     "channel": "mobile_app",
     "device": "ios",
 }
+# What a demo leaves in its folder; nothing else there is touched.
+LEFT_BY_A_DEMO: Final = (
+    *("bank", "bank.truth", "checkpoint", "faust", "feast", "kafka", "lake", "publish", "redis"),
+    *("triton", "triton_models"),
+)
 Report = Callable[[str, str], None]
 """Hears (step, what happens to it)."""
 
@@ -47,6 +54,21 @@ class Step:
     name: str
     argv: tuple[str, ...]
     after: tuple[str, ...] = ()
+
+
+def start_afresh(folder: Path) -> None:
+    """Make the demo's folder, without what an earlier demo left there.
+
+    Raises:
+        FintrecError: that demo's stack still runs.
+    """
+    if running_state(folder) is not None:
+        raise FintrecError(f"a stack runs from {folder}: end it first, `fintrec stack down`")
+    folder.mkdir(parents=True, exist_ok=True)
+    for name in LEFT_BY_A_DEMO:
+        if (folder / name).exists():
+            shutil.rmtree(folder / name)
+    (folder / "logs").mkdir(exist_ok=True)
 
 
 def steps(bank: Path, checkpoint: Path, size: str, minutes: float) -> tuple[Step, ...]:

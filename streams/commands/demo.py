@@ -119,14 +119,13 @@ def build(
     stack: LocalStack, settings: Settings, size: str, minutes: float, report: StepTable
 ) -> None:
     """From an empty folder to running workers with loaded models."""
-    from streams.demo import Runner, steps
+    from streams.demo import Runner, start_afresh, steps
 
     def start() -> None:
         stack.start(lambda server, what: report("stack", f"{server} {what}"))
 
     folder = settings.stack_dir
-    folder.mkdir(parents=True, exist_ok=True)
-    (folder / "logs").mkdir(exist_ok=True)
+    start_afresh(folder)
     plan = steps(folder / "bank", folder / "checkpoint", size, minutes)
     Runner(settings, report).run(plan, stack, start)
 
