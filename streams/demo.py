@@ -24,8 +24,8 @@ from fintrec import logs
 from streams.apps import state_store
 from streams.clients import kafka_python_config
 from streams.local_stack.processes import die_with_parent
-from streams.local_stack.state import running_state
 from streams.local_stack.stack import LocalStack, log_tail
+from streams.local_stack.state import running_state
 from streams.settings import Settings
 from streams.topics import CLICKSTREAM, CONSENTS, TRANSACTIONS
 from streams.wire import encode
