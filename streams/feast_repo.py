@@ -4,9 +4,7 @@ Importing Feast costs seconds, so this module is imported only by verbs that nee
 """
 
 import importlib.util
-import os
-from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager
 from datetime import UTC, datetime
 from pathlib import Path
 from types import ModuleType
@@ -18,25 +16,15 @@ import pyarrow.parquet as pq
 from feast import Entity, FeatureService, FeatureStore, FeatureView, Project
 
 from features.errors import ConfigurationError
+from fintrec.environment import environment
 
 FEATURE_REPO: Final = Path(__file__).resolve().parents[1] / "feature_repo"
 _STAMP: Final = pa.timestamp("us", tz="UTC")
 
 
-@contextmanager
-def _environment(directory: Path, address: str) -> Iterator[None]:
+def _environment(directory: Path, address: str) -> AbstractContextManager[None]:
     """The two variables that the definitions and `feature_store.yaml` are written for."""
-    wanted = {"FINTREC_DIR": str(directory.resolve()), "FINTREC_REDIS_ADDRESS": address}
-    before = {name: os.environ.get(name) for name in wanted}
-    os.environ.update(wanted)
-    try:
-        yield
-    finally:
-        for name, value in before.items():
-            if value is None:
-                del os.environ[name]
-            else:
-                os.environ[name] = value
+    return environment(FINTREC_DIR=str(directory.resolve()), FINTREC_REDIS_ADDRESS=address)
 
 
 def open_store(directory: Path, address: str, feature_repo: Path = FEATURE_REPO) -> FeatureStore:

