@@ -35,6 +35,7 @@ from features.rows import (
 from features.spec import ENROLLMENTS
 from features.vocabulary import OPEN_FIELDS
 from fintrec import logs
+from fintrec.log_files import check_files
 
 IntArray = npt.NDArray[np.int64]
 
@@ -119,8 +120,13 @@ class Facts:
 
 
 def tables_of(log_dir: Path) -> list[tuple[str, Path]]:
-    """Every file of the log that a data set reads, with its table, by day; raises LogError."""
-    return [(name, path) for name in KINDS for path in logs.part_paths(log_dir, name)]
+    """Every file of the log that a data set reads, with its table, by day.
+
+    Raises LogError, also where a file looks like one of these and would not be read.
+    """
+    found = [(name, path) for name in KINDS for path in logs.part_paths(log_dir, name)]
+    check_files(log_dir)
+    return found
 
 
 def spilled(name: str, path: Path, num_shards: int) -> tuple[pa.Table, Facts]:

@@ -9,6 +9,7 @@ import pytest
 from features.spec import DAY_MS
 from fintrec import logs
 from fintrec.datasets import DatasetConfig, build_dataset, build_training_set
+from fintrec.parts import Span
 from streams.__main__ import main
 
 DAY = 20_000 * DAY_MS
@@ -211,6 +212,65 @@ def test_a_folder_that_is_no_day_is_named(tmp_path):
     write(log_dir, {logs.ITEMS: [item()]})
     with pytest.raises(logs.LogError, match="folder 'day=yesterday', expected day=YYYY-MM-DD"):
         build_training_set(log_dir, CONFIG)
+
+
+UNREAD = {
+    "clickstream.v1/date=2026-10-31/part-0.parquet": "expected clickstream.v1/day=YYYY-MM-DD/part-",
+    "clickstream.v1/part-0.parquet": "expected clickstream.v1/day=YYYY-MM-DD/part-*.parquet",
+    "clickstream.v1/day=2024-10-04/data-0.parquet": "/part-*.parquet",
+    "clickstream.v1/day=2024-10-04/part-0.PARQUET": "/part-*.parquet",
+    "clickstream.v1/day=2024-10-04/hour=3/part-0.parquet": "/part-*.parquet",
+    "user_static/part-0.parquet": "expected user_static/day=YYYY-MM-DD/part-*.parquet",
+    "items.v1/day=2024-10-04/part-0.parquet": "expected items.v1/part-*.parquet",
+    "items.v1/items.parquet": "expected items.v1/part-*.parquet",
+    "transaction.v1/day=2024-10-04/part-0.parquet": "folder 'transaction.v1' is no table of a log, "
+    "expected one of clickstream.v1, transactions.v1, ",
+    "events.parquet": "a Parquet file outside any table, expected <table>/part-*.parquet with",
+}
+
+
+@pytest.mark.parametrize("name", UNREAD)
+def test_a_parquet_file_that_would_not_be_read_is_named(tmp_path, name):
+    log_dir = write(tmp_path / "log", GOOD)
+    path = log_dir / name
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_bytes((log_dir / logs.ITEMS / "part-0.parquet").read_bytes())
+    for build in (
+        lambda: build_training_set(log_dir, CONFIG),
+        lambda: build_dataset(log_dir, tmp_path / "set", CONFIG),
+    ):
+        with pytest.raises(logs.LogError) as refused:
+            build()
+        assert str(refused.value).startswith(f"{path}: ")
+        assert UNREAD[name] in str(refused.value)
+
+
+def test_what_is_hidden_or_covered_or_of_a_lake_or_no_parquet_may_lie_in_a_log(tmp_path):
+    log_dir = write(tmp_path / "log", GOOD)
+    expected = build_training_set(log_dir, CONFIG)
+    day = log_dir / logs.CLICKSTREAM / "day=2024-10-04"
+    whole, half = Span(0, 0, 1), Span(0, 0, 0)
+    part = day / "part-0.parquet"
+    (day / half.file_name).write_bytes(part.read_bytes())
+    part.rename(day / whole.file_name)
+    for name in (
+        "README.md",
+        "notes/plan.csv",
+        "clickstream.v1/_SUCCESS",
+        "clickstream.v1/day=2024-10-04/.part-9.parquet",
+        "clickstream.v1/.staging/part-0.parquet",
+        "_offsets/clickstream.v1/0/000000000001.json",
+        "_old/clickstream.v1/part-0.parquet",
+        "slates.v1/day=2024-10-04/part-0.parquet",
+        "slate_audit.v1/day=2024-10-04/part-0.parquet",
+        "slate_requests.v1/day=2024-10-04/part-0.parquet",
+    ):
+        path = log_dir / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(b"unread")
+    found = build_training_set(log_dir, CONFIG)
+    assert [log.tobytes() for log in found.logs] == [log.tobytes() for log in expected.logs]
+    assert found.exclusions == expected.exclusions
 
 
 def test_a_manifest_of_another_form_is_named(tmp_path):
