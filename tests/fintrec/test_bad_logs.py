@@ -164,6 +164,14 @@ BAD = {
         {logs.CLICKSTREAM: [], logs.TRANSACTIONS: [], logs.CONVERSIONS: []},
         "no events of users in clickstream.v1, transactions.v1, conversions.v1",
     ),
+    "no clickstream": (
+        {logs.CLICKSTREAM: []},
+        "clickstream.v1: no events of users, expected impressions: decisions are made of them",
+    ),
+    "a clickstream of visitors": (
+        {logs.CLICKSTREAM: [seen("1", user_id="", anonymous_id="cookie")]},
+        "clickstream.v1: no events of users, expected impressions: decisions are made of them",
+    ),
     "no catalogue": ({logs.ITEMS: []}, "no items in items.v1, expected a catalogue"),
 }
 
@@ -186,7 +194,7 @@ def test_what_is_not_as_documented_is_one_line_and_exit_code_1(case, tmp_path, m
     assert len(errors) == 1
     assert said in errors[0]
     assert str(log_dir) in errors[0]
-    if "no " not in case:
+    if case != "a clickstream of visitors" and "no " not in case:
         assert "part-0.parquet: " in errors[0]
     assert not (tmp_path / "set").exists()
     with pytest.raises(logs.LogError):
@@ -278,6 +286,48 @@ def test_a_manifest_of_another_form_is_named(tmp_path):
     logs.write_manifest(log_dir, {"start_ms": "yesterday", "end_ms": END_MS})
     with pytest.raises(logs.LogError, match=r"manifest\.json: start_ms is 'yesterday', expected"):
         build_training_set(log_dir, CONFIG)
+
+
+@pytest.mark.parametrize(
+    ("start_ms", "end_ms", "said"),
+    [
+        (END_MS, END_MS, f"end_ms is {END_MS} and start_ms is {END_MS}, expected an end after"),
+        (END_MS, DAY, f"end_ms is {DAY} and start_ms is {END_MS}, expected an end after the start"),
+        (
+            DAY - 30 * DAY_MS,
+            DAY - DAY_MS,
+            "end_ms is 1727913600000 (2024-10-03 00:00), but 5 of 5 events are of later days "
+            "(first 1728000000005 (2024-10-04 00:00), last 1728000000009 (2024-10-04 00:00)), exp",
+        ),
+        (
+            DAY // 1000 - 86_400,
+            DAY // 1000,
+            "end_ms is 1728000000 (1970-01-21 00:00), but 5 of 5 events are of later days",
+        ),
+        (
+            DAY + DAY_MS,
+            END_MS,
+            "start_ms is 1728086400000 (2024-10-05 00:00), after the last event (1728000000009",
+        ),
+    ],
+)
+def test_a_manifest_of_another_period_is_named(tmp_path, start_ms, end_ms, said):
+    log_dir = write(tmp_path / "log", GOOD)
+    logs.write_manifest(log_dir, {"start_ms": start_ms, "end_ms": end_ms})
+    with pytest.raises(logs.LogError) as refused:
+        build_training_set(log_dir, CONFIG)
+    assert str(refused.value).startswith(f"{log_dir / logs.MANIFEST}: ")
+    assert said in str(refused.value)
+
+
+def test_a_manifest_may_end_before_some_of_the_events(tmp_path):
+    pages = [seen("p1", DAY + DAY_MS + 5), seen("p2", DAY + 2 * DAY_MS + 5)]
+    log_dir = write(tmp_path, GOOD)
+    for day, page in zip(("2024-10-05", "2024-10-06"), pages, strict=True):
+        write(log_dir, {logs.CLICKSTREAM: [page]}, day)
+    logs.write_manifest(log_dir, {"start_ms": DAY - 9 * DAY_MS, "end_ms": DAY + 2 * DAY_MS})
+    found = build_training_set(log_dir, DatasetConfig(validation_days=0.5, test_days=0.5))
+    assert [len(part) for part in (found.train, found.validation, found.test)] == [1, 1, 0]
 
 
 def test_rows_of_a_day_may_stand_in_any_order(tmp_path):
