@@ -71,6 +71,7 @@ def load_training_set(dataset_dir: Path) -> TrainingSet:
             f"{dataset_dir}: built with feature registry {manifest['registry_fingerprint'][:12]}, "
             f"this code has {registry_fingerprint()[:12]}: build it again"
         )
+    files.check_shards(dataset_dir, manifest["num_shards"])
     items, window_ms = files.read_items(dataset_dir)
     until_ms = [manifest["periods"][name]["observed_until_ms"] for name in PERIODS]
     return _assembled(

@@ -1,6 +1,7 @@
 """The verbs `fintrec dataset build|report|import`, and `fintrec train` on what they made."""
 
 import re
+import shutil
 from pathlib import Path
 
 import orjson
@@ -11,7 +12,8 @@ import fintrec.adapters
 from features.errors import FintrecError
 from fintrec.commands.dataset import dataset
 from fintrec.commands.train import train
-from fintrec.dataset.files import read_manifest
+from fintrec.dataset.files import TABLES, DatasetError, read_manifest, shard_path
+from fintrec.datasets import load_training_set
 
 
 def ran(command, *arguments, code=0):
@@ -75,6 +77,24 @@ def test_what_was_asked_wrongly_is_said_and_writes_nothing(bank_log, built, tmp_
     assert "is not empty" in ran(dataset, "build", bank_log, "--out", built[0], code=2).output
     assert "not a data set's manifest" in str(ran(dataset, "report", bank_log, code=1).exception)
     assert not (tmp_path / "set").exists()
+
+
+@pytest.mark.parametrize("table", TABLES)
+@pytest.mark.parametrize("is_truncated", [True, False])
+def test_a_shard_that_is_missing_or_truncated_is_named(built, tmp_path, table, is_truncated):
+    shutil.copytree(built[0], tmp_path / "set")
+    path = shard_path(tmp_path / "set", table, 0)
+    content = path.read_bytes()
+    path.unlink()
+    if is_truncated:
+        path.write_bytes(content[:-20])
+    said = "not a readable Parquet file" if is_truncated else "no such file, expected shard 0 of 1"
+    failed = ran(dataset, "report", tmp_path / "set", code=1).exception
+    with pytest.raises(DatasetError) as refused:
+        load_training_set(tmp_path / "set")
+    for error in (failed, refused.value):
+        assert isinstance(error, DatasetError)
+        assert str(error).startswith(f"{path}: {said}")
 
 
 def test_training_takes_a_data_set_or_its_log_and_says_which(built, bank_log, tmp_path):
