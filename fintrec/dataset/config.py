@@ -4,6 +4,7 @@ import dataclasses
 import tomllib
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from difflib import get_close_matches
 from pathlib import Path
 from typing import Any, Final
 
@@ -17,6 +18,7 @@ _MAPPINGS: Final = (
 )
 # The local engine keeps a file open for each shard, and 1024 open files are a common limit.
 MAX_SHARDS: Final = 512
+_NAMES_SHOWN: Final = 5  # of those that an unknown name might have been
 _POSITIVE: Final = ("train_days", "validation_days", "test_days", "label_days", "num_shards")
 _NOT_NEGATIVE: Final = ("notice_days", "label_only_days")
 
@@ -142,8 +144,11 @@ def window_days(items: tuple[Item, ...], config: DatasetConfig) -> list[float]:
     ):
         unknown = sorted(set(named) - known)
         if unknown:
+            near = get_close_matches(unknown[0], known, _NAMES_SHOWN, 0.5)
+            shown = near or sorted(known - {""})[:_NAMES_SHOWN]
             raise ValueError(
-                f"{kind}_window_days names {unknown[0]!r}, which no item of the log is"
+                f"{kind}_window_days names {unknown[0]!r}, which no item of the log has as its "
+                f"{kind}, expected one of {len(known)} such as {', '.join(shown)}"
             )
     cap = float("inf") if config.label_days is None else config.label_days
     found = []
