@@ -148,8 +148,7 @@ def _check_period(path: Path, manifest: dict[str, Any], facts: Facts) -> None:
             f"{path}: start_ms is {logs.instant(start_ms)}, after the last event ({last}), "
             "expected the start of the log"
         )
-    later = 0 if end_ms is None else facts.events_from(end_ms)
-    if 2 * later > facts.num_events:
+    if end_ms is not None and 2 * (later := facts.events_from(end_ms)) > facts.num_events:
         raise logs.LogError(
             f"{path}: end_ms is {logs.instant(end_ms)}, but {later:,} of {facts.num_events:,} "
             f"events are of later days (first {first}, last {last}), expected the end of the log"
