@@ -28,6 +28,7 @@ TOPICS: Final = (ITEMS, CONSENTS, CLICKSTREAM, TRANSACTIONS, CONVERSIONS)
 MAX_UNACKNOWLEDGED: Final = 5_000
 SAVE_EVERY: Final = 5_000
 ACK_TIMEOUT_S: Final = 120.0
+LONGEST_SLEEP_S: Final = 0.5  # at most this long without a look at what was acknowledged
 _ENDLESS_MS: Final = 1 << 62
 
 
@@ -46,6 +47,10 @@ class Outgoing(NamedTuple):
 
 class Acknowledgement(Protocol):
     """What a producer's send gives: the broker's answer, awaited."""
+
+    @property
+    def is_done(self) -> bool:
+        """Whether the answer is there, good or bad, so that `get` does not wait."""
 
     def get(self, timeout: float | None = None) -> Any:
         """Wait for the answer; raises the producer's error if the send failed."""
@@ -172,17 +177,19 @@ class Pace:
     now_s: Callable[[], float] = time.monotonic
     sleep: Callable[[float], None] = time.sleep
 
-    def keep(self, events: Iterator[Outgoing]) -> Iterator[Outgoing]:
-        """The events, each held back until its turn."""
+    def keep(
+        self, events: Iterator[Outgoing], meanwhile: Callable[[], None] = lambda: None
+    ) -> Iterator[Outgoing]:
+        """The events, each held back until its turn; `meanwhile` is called in long pauses."""
         began_s = first_ms = None
         for event in events:
             if self.speed is not None and event.event_time_ms is not None:
                 if began_s is None or first_ms is None:
                     began_s, first_ms = self.now_s(), event.event_time_ms
                 due_s = began_s + (event.event_time_ms - first_ms) / 1000 / self.speed
-                wait_s = due_s - self.now_s()
-                if wait_s > 0:
-                    self.sleep(wait_s)
+                while (wait_s := due_s - self.now_s()) > 0:
+                    self.sleep(min(wait_s, LONGEST_SLEEP_S))
+                    meanwhile()
             yield event
 
 
@@ -196,16 +203,18 @@ def replay(
 ) -> Progress:
     """Send what progress does not cover yet; returns the progress at the end.
 
-    Progress is saved as acknowledgements come, and also when this ends by an error or Ctrl-C, so
-    the next replay goes on after the last acknowledged record; the few behind it are sent twice,
-    which the workers know by their event id. Raises PublishError on the first failed send.
+    Acknowledgements are taken as they come, in the order of the records. Progress is saved every
+    SAVE_EVERY of them, and also when this ends by an error or Ctrl-C, so the next replay goes on
+    after the last record that was acknowledged with all before it; the few behind it are sent
+    twice, which the workers know by their event id. Raises PublishError on the first failed send.
     """
     waiting: deque[tuple[Outgoing, Acknowledgement]] = deque()
     done = saved = progress.num_acknowledged
 
     def settle(at_most: int) -> None:
+        """Take what is acknowledged; wait only where more than `at_most` are not."""
         nonlocal done, saved
-        while len(waiting) > at_most:
+        while len(waiting) > at_most or (waiting and waiting[0][1].is_done):
             _await(*waiting[0])
             waiting.popleft()
             done += 1
@@ -214,13 +223,19 @@ def replay(
                 Progress(progress.replay_id, done).save(path)
                 saved = done
 
+    def look() -> None:
+        settle(MAX_UNACKNOWLEDGED)
+
     try:
-        for event in pace.keep(islice(events, progress.num_acknowledged, None)):
+        for event in pace.keep(islice(events, progress.num_acknowledged, None), look):
             waiting.append((event, _sent(send, event)))
-            settle(MAX_UNACKNOWLEDGED)
+            look()
         settle(0)
     finally:
-        Progress(progress.replay_id, done).save(path)
+        try:
+            settle(len(waiting))
+        finally:
+            Progress(progress.replay_id, done).save(path)
     return Progress(progress.replay_id, done)
 
 

@@ -1,4 +1,5 @@
 import json
+from collections.abc import Container
 from pathlib import Path
 
 import orjson
@@ -32,30 +33,45 @@ def bank_log(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 class FakeCluster:
-    """Takes records; from the send numbered `fails_at` on, none is acknowledged."""
+    """Takes records; from the send numbered `fails_at` on, none is acknowledged.
 
-    def __init__(self, fails_at: int | None = None) -> None:
+    Answers come when they are awaited; with `answers_at_once` all but those numbered in `is_slow`
+    are there when the record was sent.
+    """
+
+    def __init__(
+        self,
+        fails_at: int | None = None,
+        answers_at_once: bool = False,
+        is_slow: Container[int] = (),
+    ) -> None:
         self.taken: list[tuple[str, bytes, bytes]] = []
         self.fails_at = fails_at
+        self.answers_at_once, self.is_slow = answers_at_once, is_slow
 
     def send(self, topic, key, value):
         self.taken.append((topic, key, value))
-        return FakeAnswer(self.fails_at is not None and len(self.taken) > self.fails_at)
+        number = len(self.taken)
+        return FakeAnswer(
+            self.fails_at is not None and number > self.fails_at,
+            self.answers_at_once and number not in self.is_slow,
+        )
 
 
 class FakeAnswer:
-    def __init__(self, fails: bool) -> None:
-        self.fails = fails
+    def __init__(self, fails: bool, is_done: bool) -> None:
+        self.fails, self.is_done = fails, is_done
 
     def get(self, timeout=None):
+        self.is_done = True
         if self.fails:
             raise KafkaTimeoutError("no answer")
 
 
-def run(log_dir, path, cluster, period=None, pace=None):
+def run(log_dir, path, cluster, period=None, pace=None, heard=lambda number: None):
     before = Progress.load(path, "r")
     events = replay.outgoing(log_dir, period or Period())
-    return replay.replay(events, cluster.send, before, path, pace or Pace(), lambda number: None)
+    return replay.replay(events, cluster.send, before, path, pace or Pace(), heard)
 
 
 def test_everything_is_sent_once_in_order_of_event_time_items_and_consents_first(bank_log):
@@ -125,6 +141,64 @@ def test_progress_counts_acknowledged_records_only(bank_log, tmp_path, monkeypat
     assert len(broken.taken) == 101
 
 
+def a_pace_that_ends(after: int) -> Pace:
+    """Real time between events, and Ctrl-C in the pause with this number."""
+    now_s, pauses = [0.0], iter(range(1, after + 1))
+
+    def sleep(wait_s):
+        now_s[0] += wait_s
+        if next(pauses) == after:
+            raise KeyboardInterrupt
+
+    return Pace(1.0, lambda: now_s[0], sleep)
+
+
+def test_ctrl_c_of_a_paced_replay_saves_all_that_was_acknowledged_until_then(bank_log, tmp_path):
+    path, heard = tmp_path / "progress.json", []
+    cluster = FakeCluster(answers_at_once=True)
+    with pytest.raises(KeyboardInterrupt):
+        run(bank_log, path, cluster, pace=a_pace_that_ends(10), heard=heard.append)
+    num_ahead = sum(e.event_time_ms is None for e in replay.outgoing(bank_log, Period()))
+    assert len(cluster.taken) > num_ahead > 0
+    assert Progress.load(path, "r").num_acknowledged == sum(heard) == len(cluster.taken)
+
+
+def test_what_was_acknowledged_behind_one_that_was_not_is_sent_again(bank_log, tmp_path):
+    path = tmp_path / "progress.json"
+    cluster = FakeCluster(answers_at_once=True, is_slow={8})
+    with pytest.raises(KeyboardInterrupt):
+        run(bank_log, path, cluster, pace=a_pace_that_ends(10))
+    assert len(cluster.taken) > 8
+    assert Progress.load(path, "r").num_acknowledged == 7
+
+
+def test_acknowledgements_that_came_before_the_error_are_counted(bank_log, tmp_path):
+    path, cluster = tmp_path / "progress.json", FakeCluster()
+    answers = []
+
+    def send(topic, key, value):
+        if len(answers) == 40:  # the answers come, and then the next record finds no room
+            for answer in answers:
+                answer.is_done = True
+            raise KafkaTimeoutError("no room")
+        answers.append(cluster.send(topic, key, value))
+        return answers[-1]
+
+    events = replay.outgoing(bank_log, Period())
+    with pytest.raises(PublishError, match="no room"):
+        replay.replay(events, send, Progress("r", 0), path, Pace(), lambda number: None)
+    assert Progress.load(path, "r").num_acknowledged == 40
+
+
+def test_a_refused_record_is_noticed_at_once(bank_log, tmp_path):
+    path = tmp_path / "progress.json"
+    cluster = FakeCluster(fails_at=30, answers_at_once=True)
+    with pytest.raises(PublishError, match="was not acknowledged"):
+        run(bank_log, path, cluster)
+    assert len(cluster.taken) == 31
+    assert Progress.load(path, "r").num_acknowledged == 30
+
+
 def test_progress_of_another_replay_is_not_taken(tmp_path):
     Progress("r", 5).save(tmp_path / "progress.json")
     assert Progress.load(tmp_path / "progress.json", "r").num_acknowledged == 5
@@ -146,8 +220,12 @@ def test_pace_holds_events_back_by_their_times_and_nothing_else():
         now_s[0] += wait_s
 
     events = [Outgoing("t", b"", b"", time_ms) for time_ms in (None, 5_000, 5_000, 25_000)]
-    assert list(Pace(10.0, lambda: now_s[0], sleep).keep(iter(events))) == events
-    assert waits == [2.0]
+    looks = []
+    pace = Pace(10.0, lambda: now_s[0], sleep)
+    assert list(pace.keep(iter(events), lambda: looks.append(now_s[0]))) == events
+    assert sum(waits) == 2.0
+    assert max(waits) == replay.LONGEST_SLEEP_S  # a long pause is no time without a look
+    assert len(looks) == len(waits)
 
 
 def test_contradicting_options_are_bad_usage(bank_log):
