@@ -220,6 +220,11 @@ def part_paths(log_dir: Path, name: str, days: Sequence[str] | None = None) -> I
         yield from visible_parts(log_dir / name / f"day={day}")
 
 
+def has_files(log_dir: Path, name: str) -> bool:
+    """Whether a table has any file; raises LogError without a LOG_DIR."""
+    return next(part_paths(log_dir, name), None) is not None
+
+
 def _is_coded(name: str, field: pa.Field) -> bool:
     return name != ITEMS and field.type == _STRING and field.name != "event_id"
 

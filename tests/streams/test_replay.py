@@ -1,5 +1,7 @@
 import json
 from collections.abc import Container
+from contextlib import nullcontext
+from datetime import UTC, datetime
 from pathlib import Path
 
 import orjson
@@ -13,6 +15,7 @@ from features.records import entity_of
 from features.spec import DAY_MS
 from fintrec import logs
 from fintrec.bank.simulate import BankSize, simulate
+from fintrec.bank.truth import truth_dir
 from streams import replay
 from streams.commands.publish import publish
 from streams.commands.topics import topics
@@ -77,7 +80,7 @@ def run(log_dir, path, cluster, period=None, pace=None, heard=lambda number: Non
 def test_everything_is_sent_once_in_order_of_event_time_items_and_consents_first(bank_log):
     sent = list(replay.outgoing(bank_log, Period()))
     rows = sum(logs.read_table(bank_log, name).num_rows for name in logs.RECORDS)
-    assert len(sent) == replay.count(bank_log, Period()) == rows
+    assert len(sent) == sum(replay.counts(bank_log, Period()).values()) == rows
     ahead = [event for event in sent if event.event_time_ms is None]
     assert sent[: len(ahead)] == ahead
     assert [event.topic for event in ahead] == sorted(
@@ -102,7 +105,7 @@ def test_a_period_bounds_events_but_not_what_they_are_judged_by(bank_log):
     sent = list(replay.outgoing(bank_log, period))
     times = [event.event_time_ms for event in sent if event.event_time_ms is not None]
     assert period.from_ms <= min(times) <= max(times) < period.to_ms
-    assert len(sent) == replay.count(bank_log, period)
+    assert len(sent) == sum(replay.counts(bank_log, period).values())
     consents = logs.read_table(bank_log, CONSENTS)["event_time_ms"].to_pylist()
     assert [e.topic for e in sent].count(CONSENTS) == sum(t < period.to_ms for t in consents)
 
@@ -234,6 +237,95 @@ def test_contradicting_options_are_bad_usage(bank_log):
     assert runner.invoke(publish, [str(bank_log), "--only", "slates.v1"]).exit_code == 2
     assert runner.invoke(publish, [str(bank_log), "--from", "yesterday"]).exit_code == 2
     assert runner.invoke(publish, [str(bank_log / "absent")]).exit_code == 2
+
+
+@pytest.fixture
+def cluster(monkeypatch):
+    """What the verb publishes to, instead of the stack's brokers."""
+    fake = FakeCluster(answers_at_once=True)
+    monkeypatch.setattr("streams.commands.publish._cluster_id", lambda settings: "fake")
+    monkeypatch.setattr("streams.commands.publish._send", lambda settings: nullcontext(fake.send))
+    return fake
+
+
+def published(log_dir, stack_dir, *options):
+    return CliRunner().invoke(publish, [str(log_dir), "--dir", str(stack_dir), *options])
+
+
+def test_a_folder_that_is_no_log_is_refused(bank_log, tmp_path, cluster):
+    (tmp_path / "empty").mkdir()
+    (tmp_path / "set" / "decisions").mkdir(parents=True)
+    (tmp_path / "set" / "items.parquet").write_text("")
+    for folder in (tmp_path / "empty", tmp_path / "set", truth_dir(bank_log)):
+        refused = published(folder, tmp_path)
+        assert isinstance(refused.exception, logs.LogError)
+        assert f"{folder}: no files of items.v1, consents.v1" in str(refused.exception)
+        assert "expected a LOG_DIR" in str(refused.exception)
+    (tmp_path / "log").mkdir()
+    (tmp_path / "log" / ITEMS).symlink_to(bank_log / ITEMS)
+    assert "no files of clickstream.v1," in str(
+        published(tmp_path / "log", tmp_path, "--only", CLICKSTREAM).exception
+    )
+    assert cluster.taken == []
+    assert published(tmp_path / "log", tmp_path).exit_code == 0
+    assert {topic for topic, _, _ in cluster.taken} == {ITEMS}
+
+
+def iso(time_ms):
+    return datetime.fromtimestamp(time_ms / 1000, UTC).isoformat(timespec="milliseconds")
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        ("--from", iso(END_MS), "--to", iso(END_MS)),
+        ("--from", iso(END_MS), "--to", iso(END_MS - 1_000)),
+        ("--days", "1", "--to", iso(END_MS - 2 * DAY_MS)),
+    ],
+)
+def test_a_period_that_ends_before_it_begins_is_bad_usage(bank_log, tmp_path, cluster, options):
+    refused = published(bank_log, tmp_path, *options)
+    assert refused.exit_code == 2
+    assert "must be before --to" in " ".join(refused.output.split())
+    assert cluster.taken == []
+
+
+def test_a_period_without_events_is_said_with_what_the_log_covers(bank_log, tmp_path, cluster):
+    times = [
+        time_ms
+        for topic in replay.TOPICS[2:]
+        for time_ms in logs.read_table(bank_log, topic)["event_time_ms"].to_pylist()
+    ]
+    covers = f"{bank_log} covers {iso(min(times))} to {iso(max(times))}"
+    done = published(bank_log, tmp_path, "--from", iso(END_MS + DAY_MS))
+    assert done.exit_code == 0
+    assert f"no events from {iso(END_MS + DAY_MS)[:-10]}" in done.stdout
+    assert covers in done.stdout
+    assert {topic for topic, _, _ in cluster.taken} == {ITEMS, CONSENTS}
+    done = published(bank_log, tmp_path, "--to", iso(END_MS - 900 * DAY_MS), "--json")
+    assert json.loads(done.stdout)["acknowledged"] > 0
+    assert covers in done.stderr
+    assert "no events" not in published(bank_log, tmp_path, "--days", "1").output
+    assert "no events" not in published(bank_log, tmp_path, "--only", ITEMS).output
+
+
+def test_a_second_publish_beside_the_same_one_is_refused(bank_log, tmp_path, cluster):
+    beside = []
+    send = cluster.send
+
+    def sends_and_is_asked_again(topic, key, value):
+        if not beside:
+            beside.append(published(bank_log, tmp_path, "--restart"))
+            beside.append(published(bank_log, tmp_path, "--only", ITEMS))
+        return send(topic, key, value)
+
+    cluster.send = sends_and_is_asked_again
+    assert published(bank_log, tmp_path).exit_code == 0
+    same, another = beside
+    assert isinstance(same.exception, PublishError)
+    assert ".json.lock is held" in str(same.exception)
+    assert another.exit_code == 0
+    assert published(bank_log, tmp_path).exit_code == 0  # it is free again
 
 
 @pytest.fixture
