@@ -1,4 +1,7 @@
 import json
+import signal
+import subprocess
+import sys
 from collections.abc import Container
 from contextlib import nullcontext
 from datetime import UTC, datetime
@@ -21,6 +24,7 @@ from streams.commands.publish import publish
 from streams.commands.topics import topics
 from streams.replay import Outgoing, Pace, Period, Progress, PublishError
 from streams.topics import CLICKSTREAM, CONSENTS, ITEMS, TOPICS
+from tests.integration.wire import until
 
 # kafka-python 3.0.12 reads its own protocol files by a call that Python 3.11 deprecates.
 pytestmark = pytest.mark.filterwarnings("ignore:(read|open)_text is deprecated:DeprecationWarning")
@@ -328,29 +332,29 @@ def test_a_second_publish_beside_the_same_one_is_refused(bank_log, tmp_path, clu
     assert published(bank_log, tmp_path).exit_code == 0  # it is free again
 
 
-@pytest.fixture
-def own_log(bank_log, tmp_path):
+def own_log(bank_log, folder, prefix):
     """A log of users that no other test of the shared broker knows."""
     table = logs.read_table(bank_log, CLICKSTREAM)
-    names = [f"replay-{user_id}" for user_id in table["user_id"].to_pylist()]
+    names = [f"{prefix}{user_id}" for user_id in table["user_id"].to_pylist()]
     place = table.column_names.index("user_id")
-    logs.write_table(tmp_path, CLICKSTREAM, table.set_column(place, "user_id", pa.array(names)))
-    return tmp_path
+    logs.write_table(folder, CLICKSTREAM, table.set_column(place, "user_id", pa.array(names)))
+    return folder
 
 
 @pytest.mark.integration
-def test_a_published_log_is_on_the_broker_in_the_order_of_each_user(own_log, stack):
+def test_a_published_log_is_on_the_broker_in_the_order_of_each_user(bank_log, tmp_path, stack):
     from kafka import KafkaConsumer, TopicPartition
 
     from streams.clients import kafka_python_config
 
+    log_dir = own_log(bank_log, tmp_path, "replay-")
     where = ["--dir", str(stack.stack.dir), "--json"]
     CliRunner().invoke(topics, ["create", *where], catch_exceptions=False)
     first, again = (
-        CliRunner().invoke(publish, [str(own_log), *where], catch_exceptions=False)
+        CliRunner().invoke(publish, [str(log_dir), *where], catch_exceptions=False)
         for _ in range(2)
     )
-    rows = logs.read_table(own_log, CLICKSTREAM)
+    rows = logs.read_table(log_dir, CLICKSTREAM)
     assert json.loads(first.stdout)["acknowledged"] == rows.num_rows
     assert json.loads(again.stdout)["acknowledged"] == 0
     consumer = KafkaConsumer(**kafka_python_config(stack.settings), group_id=None)
@@ -370,3 +374,49 @@ def test_a_published_log_is_on_the_broker_in_the_order_of_each_user(own_log, sta
     consumer.close()
     assert sorted(ids) == sorted(rows["event_id"].to_pylist())
     assert all(found == sorted(found) for found in times.values())
+
+
+def _num_on(settings, topic):
+    """Records that the broker took for a topic."""
+    from kafka import KafkaConsumer, TopicPartition
+
+    from streams.clients import kafka_python_config
+
+    consumer = KafkaConsumer(**kafka_python_config(settings), group_id=None)
+    try:
+        numbers = consumer.partitions_for_topic(topic)
+        return sum(consumer.end_offsets([TopicPartition(topic, n) for n in numbers]).values())
+    finally:
+        consumer.close()
+
+
+@pytest.mark.integration
+def test_ctrl_c_of_a_paced_publish_keeps_what_the_broker_acknowledged(bank_log, tmp_path, stack):
+    log_dir = own_log(bank_log, tmp_path, "paced-")
+    where = ["--dir", str(stack.stack.dir), "--json"]
+    CliRunner().invoke(topics, ["create", *where], catch_exceptions=False)
+    folder = stack.stack.dir / "publish"
+    before, on_broker = set(folder.glob("*.lock")), _num_on(stack.settings, CLICKSTREAM)
+    running = subprocess.Popen(
+        # Some events a second; the log has hundreds.
+        [sys.executable, "-m", "streams", "publish", str(log_dir), "--speed", "9000", *where],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        # A shell that runs tests in the background has its children ignore Ctrl-C.
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler),
+    )
+    try:
+        enough = on_broker + 20
+        until("some are sent", lambda: _num_on(stack.settings, CLICKSTREAM) > enough, 60)
+        running.send_signal(signal.SIGINT)
+        running.communicate(timeout=30)
+    finally:
+        running.kill()
+    assert running.returncode == 1
+    (lock,) = set(folder.glob("*.lock")) - before
+    rows = logs.read_table(log_dir, CLICKSTREAM).num_rows
+    kept = json.loads(lock.with_suffix("").read_text())["num_acknowledged"]
+    assert 0 < kept < rows
+    rest = CliRunner().invoke(publish, [str(log_dir), *where], catch_exceptions=False)
+    told = json.loads(rest.stdout)
+    assert (told["already_published"], told["acknowledged"]) == (kept, rows - kept)
