@@ -93,8 +93,7 @@ def build_dataset(
 
     The folder appears when everything in it is whole. Raises LogError or ValueError.
     """
-    if dataset_dir.exists() and (not dataset_dir.is_dir() or any(dataset_dir.iterdir())):
-        raise ValueError(f"{dataset_dir} is not empty, expected a new or empty directory")
+    logs.check_replaceable_folder(dataset_dir)
     if files.is_dataset(log_dir):
         raise logs.LogError(f"{log_dir} is a data set, expected a LOG_DIR")
     found = tables_of(log_dir)

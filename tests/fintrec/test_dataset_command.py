@@ -77,6 +77,16 @@ def test_what_was_asked_wrongly_is_said_and_writes_nothing(bank_log, built, tmp_
     assert not (tmp_path / "set").exists()
 
 
+def test_a_folder_below_a_file_is_refused(bank_log, tmp_path):
+    (tmp_path / "afile").write_text("kept")
+    out = tmp_path / "afile" / "sub"
+    refused = ran(dataset, "build", bank_log, "--out", out, code=2)
+    assert "afile is a file, expected a directory" in " ".join(refused.output.split())
+    refused = ran(dataset, "import", "complete_journey", tmp_path, "--out", out, code=1)
+    assert isinstance(refused.exception, FintrecError)
+    assert "afile is a file, expected a directory" in str(refused.exception)
+
+
 def test_training_takes_a_data_set_or_its_log_and_says_which(built, bank_log, tmp_path):
     out, _ = built
     small = ("--epochs", "1", "--json")
