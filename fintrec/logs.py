@@ -103,6 +103,14 @@ def day_of(time_ms: int) -> str:
     return datetime.fromtimestamp(time_ms // 1000, UTC).strftime("%Y-%m-%d")
 
 
+def instant(time_ms: int) -> str:
+    """An instant for people, with its milliseconds; it may be none that a calendar has."""
+    try:
+        return f"{time_ms} ({datetime.fromtimestamp(time_ms // 1000, UTC):%Y-%m-%d %H:%M})"
+    except (ValueError, OverflowError, OSError):
+        return str(time_ms)
+
+
 def day_start_ms(day: str) -> int:
     """First millisecond of a partition's day."""
     return int(datetime.strptime(day, "%Y-%m-%d").replace(tzinfo=UTC).timestamp()) * 1000
@@ -154,6 +162,11 @@ def read_manifest(log_dir: Path) -> dict[str, Any]:
     for name in ("start_ms", "end_ms"):
         if not isinstance(found.get(name, 0), int):
             raise LogError(f"{path}: {name} is {found[name]!r}, expected whole milliseconds")
+    start_ms, end_ms = found.get("start_ms"), found.get("end_ms")
+    if start_ms is not None and end_ms is not None and end_ms <= start_ms:
+        raise LogError(
+            f"{path}: end_ms is {end_ms} and start_ms is {start_ms}, expected an end after the start"
+        )
     return found
 
 

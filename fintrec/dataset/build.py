@@ -71,6 +71,7 @@ def load_training_set(dataset_dir: Path) -> TrainingSet:
             f"{dataset_dir}: built with feature registry {manifest['registry_fingerprint'][:12]}, "
             f"this code has {registry_fingerprint()[:12]}: build it again"
         )
+    files.check_shards(dataset_dir, manifest["num_shards"])
     items, window_ms = files.read_items(dataset_dir)
     until_ms = [manifest["periods"][name]["observed_until_ms"] for name in PERIODS]
     return _assembled(
@@ -125,9 +126,35 @@ def build_dataset(
 def _planned(log_dir: Path, items: tuple[Item, ...], facts: Facts, config: DatasetConfig) -> Plan:
     if not facts.num_events:
         raise logs.LogError(f"{log_dir}: no events of users in {', '.join(logs.EVENT_TABLES[:3])}")
+    if not facts.counts[f"rows_{logs.CLICKSTREAM}"] - facts.counts["anonymous_events"]:
+        raise logs.LogError(
+            f"{log_dir / logs.CLICKSTREAM}: no events of users, expected impressions: decisions "
+            "are made of them"
+        )
     if not items:
         raise logs.LogError(f"{log_dir}: no items in {logs.ITEMS}, expected a catalogue")
-    return make_plan(logs.read_manifest(log_dir), items, facts, config)
+    manifest = logs.read_manifest(log_dir)
+    _check_period(log_dir / logs.MANIFEST, manifest, facts)
+    return make_plan(manifest, items, facts, config)
+
+
+def _check_period(path: Path, manifest: dict[str, Any], facts: Facts) -> None:
+    """Raise LogError where a manifest's period is not that of the events."""
+    start_ms, end_ms = manifest.get("start_ms"), manifest.get("end_ms")
+    first, last = (logs.instant(ms) for ms in (facts.first_ms, facts.last_ms))
+    if start_ms is not None and start_ms > facts.last_ms:
+        raise logs.LogError(
+            f"{path}: start_ms is {logs.instant(start_ms)}, after the last event ({last}), "
+            "expected the start of the log"
+        )
+    if end_ms is None:
+        return
+    later = facts.events_from(end_ms)
+    if 2 * later > facts.num_events:
+        raise logs.LogError(
+            f"{path}: end_ms is {logs.instant(end_ms)}, but {later:,} of {facts.num_events:,} "
+            f"events are of later days (first {first}, last {last}), expected the end of the log"
+        )
 
 
 def _exclusions(facts: Facts, of_shards: dict[str, int]) -> dict[str, int]:

@@ -217,6 +217,21 @@ def read_manifest(dataset_dir: Path) -> dict[str, Any]:
     return found
 
 
+def check_shards(dataset_dir: Path, num_shards: int) -> None:
+    """Raise DatasetError where a table of a shard is missing or no whole Parquet file."""
+    for table in TABLES:
+        for number in range(num_shards):
+            path = shard_path(dataset_dir, table, number)
+            if not path.is_file():
+                raise DatasetError(
+                    f"{path}: no such file, expected shard {number} of {num_shards}: build it again"
+                )
+            try:
+                pq.read_metadata(path)
+            except (pa.ArrowException, OSError) as broken:
+                raise DatasetError(f"{path}: not a readable Parquet file ({broken})") from broken
+
+
 def read_items(dataset_dir: Path) -> tuple[list[dict[str, Any]], npt.NDArray[np.int64]]:
     """The catalogue's rows in item order and each item's window in milliseconds."""
     table = _read(dataset_dir / ITEMS)

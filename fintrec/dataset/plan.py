@@ -14,7 +14,7 @@ from features.records import Item
 from features.spec import DAY_MS
 from features.vocabulary import Vocabulary
 from fintrec import logs
-from fintrec.dataset.config import DatasetConfig, window_days
+from fintrec.dataset.config import MAX_SHARDS, DatasetConfig, window_days
 from fintrec.dataset.spill import Facts
 
 ROWS_OF_A_SHARD: Final = 1_000_000  # about half a gigabyte at work
@@ -101,4 +101,4 @@ def shards_for(files: Sequence[tuple[str, Path]], config: DatasetConfig) -> int:
             num_rows += pq.read_metadata(path).num_rows
         except (pa.ArrowException, OSError) as broken:
             raise logs.LogError(f"{path}: not a readable Parquet file ({broken})") from broken
-    return max(1, math.ceil(num_rows / ROWS_OF_A_SHARD))
+    return min(max(1, math.ceil(num_rows / ROWS_OF_A_SHARD)), MAX_SHARDS)

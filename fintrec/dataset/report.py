@@ -10,9 +10,10 @@ from fintrec.dataset import files
 def report(dataset_dir: Path) -> dict[str, Any]:
     """Rows by period and objective, counts by item, category and content type, exclusions.
 
-    Raises DatasetError where the folder is no data set.
+    Raises DatasetError where the folder is no data set, or a shard's file is missing or broken.
     """
     manifest = files.read_manifest(dataset_dir)
+    files.check_shards(dataset_dir, manifest["num_shards"])
     items, window_ms = files.read_items(dataset_dir)
     counts = manifest["counts"]
     by_item = counts["items"]

@@ -32,9 +32,10 @@ from features.rows import (
     interaction_rows,
     transaction_rows,
 )
-from features.spec import ENROLLMENTS
+from features.spec import DAY_MS, ENROLLMENTS
 from features.vocabulary import OPEN_FIELDS
 from fintrec import logs
+from fintrec.log_files import check_files
 
 IntArray = npt.NDArray[np.int64]
 
@@ -74,6 +75,7 @@ def shard_of(user_id: str, num_shards: int) -> int:
 class Facts:
     """What is known of files: events and their first and last instant, names, counts.
 
+    `num_of_day[day]`: events of a day of UTC, counted from the epoch.
     `first_seen_ms[field][name]`: when a name of an open field (items apart) first occurred.
     """
 
@@ -84,6 +86,11 @@ class Facts:
         default_factory=lambda: {name: {} for name in OPEN_FIELDS if name != "item"}
     )
     counts: Counter[str] = field(default_factory=Counter)
+    num_of_day: Counter[int] = field(default_factory=Counter)
+
+    def events_from(self, time_ms: int) -> int:
+        """Events of the days that begin at an instant or later."""
+        return sum(num for day, num in self.num_of_day.items() if day * DAY_MS >= time_ms)
 
     def add(self, other: "Facts") -> None:
         """Fold in the facts of other files."""
@@ -91,6 +98,7 @@ class Facts:
         self.first_ms = min(self.first_ms, other.first_ms)
         self.last_ms = max(self.last_ms, other.last_ms)
         self.counts.update(other.counts)
+        self.num_of_day.update(other.num_of_day)
         for name, seen in other.first_seen_ms.items():
             mine = self.first_seen_ms[name]
             for value, time_ms in seen.items():
@@ -104,6 +112,7 @@ class Facts:
             "last_ms": self.last_ms,
             "first_seen_ms": self.first_seen_ms,
             "counts": dict(self.counts),
+            "num_of_day": sorted(self.num_of_day.items()),
         }
 
     @classmethod
@@ -115,12 +124,18 @@ class Facts:
             data["last_ms"],
             {name: dict(seen) for name, seen in data["first_seen_ms"].items()},
             Counter(data["counts"]),
+            Counter(dict(data["num_of_day"])),
         )
 
 
 def tables_of(log_dir: Path) -> list[tuple[str, Path]]:
-    """Every file of the log that a data set reads, with its table, by day; raises LogError."""
-    return [(name, path) for name in KINDS for path in logs.part_paths(log_dir, name)]
+    """Every file of the log that a data set reads, with its table, by day.
+
+    Raises LogError, also where a file looks like one of these and would not be read.
+    """
+    found = [(name, path) for name in KINDS for path in logs.part_paths(log_dir, name)]
+    check_files(log_dir)
+    return found
 
 
 def spilled(name: str, path: Path, num_shards: int) -> tuple[pa.Table, Facts]:
@@ -135,6 +150,8 @@ def spilled(name: str, path: Path, num_shards: int) -> tuple[pa.Table, Facts]:
     rows = _rows(name, table)
     if KINDS[name] == EVENTS and len(rows):
         facts.num_events = len(rows)
+        days, nums = np.unique(rows["time_ms"] // DAY_MS, return_counts=True)
+        facts.num_of_day = Counter(dict(zip(days.tolist(), nums.tolist(), strict=True)))
         facts.first_ms, facts.last_ms = int(rows["time_ms"].min()), int(rows["time_ms"].max())
         _see(name, table, facts)
     return _by_user(KINDS[name], rows, logs.coded(table, "user_id"), num_shards), facts

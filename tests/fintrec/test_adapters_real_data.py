@@ -2,6 +2,7 @@
 
 import json
 from collections import Counter
+from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
@@ -133,6 +134,7 @@ def test_45_percent_of_the_5961_offers_with_a_full_follow_up_are_accepted(loans)
     )
     followed = pages.time_ms + 30 * DAY_MS <= end_ms
     assert (int(followed.sum()), int(followed[page].sum())) == (5961, len(page))
+    assert len(page) == 2665
     assert len(page) / 5961 == pytest.approx(0.45, abs=0.005)
 
 
@@ -203,12 +205,25 @@ def test_the_verbs_report_complete_journey_as_its_source_has_it(tmp_path):
 
 
 def test_the_verbs_report_bpic2012_as_its_source_has_it(tmp_path):
-    config = "validation_days = 14\ntest_days = 14\nlabel_only_days = 30\n"
+    page = (Path(__file__).parents[2] / "docs" / "bring_your_data.md").read_text()
+    config = page.split("This is `loans.toml`:\n\n```toml\n")[1].split("```")[0]
     found = reported("bpic2012", tmp_path, config)
     (whole,) = totals(found, "category").values()
     assert (whole["exposures"], whole["clicks"], whole["conversions"]) == (7030, 3454, 2243)
+    assert whole["exposures_converted"] == 3095
     assert whole["conversions_with_click"] + whole["conversions_with_neither"] == 2243
     for name in ("validation", "test"):  # the follow-up of their offers is complete
         period = found["periods"][name]
         assert period["pcvr"]["labels"] == 4 * period["decisions"]
         assert 0.35 < period["pcvr"]["positives"] / period["decisions"] < 0.55
+        assert period["pctr"]["positives"] > 0  # enough for `fintrec train`
+    labels = [found["periods"][name]["pcvr"]["labels"] for name in ("validation", "test")]
+    assert labels == [2856, 2976]
+
+
+def test_bpic2012_without_days_for_labels_only_has_no_complete_label_to_validate_on(tmp_path):
+    periods = reported("bpic2012", tmp_path, "")["periods"]
+    assert [periods[name]["pcvr"]["labels"] for name in ("validation", "test")] == [0, 0]
+    assert periods["train"]["pcvr"]["labels"] > 10_000
+    validation = periods["validation"]
+    assert (validation["decisions"], validation["pctr"]["positives"]) == (125, 0)

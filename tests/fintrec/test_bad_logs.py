@@ -9,6 +9,7 @@ import pytest
 from features.spec import DAY_MS
 from fintrec import logs
 from fintrec.datasets import DatasetConfig, build_dataset, build_training_set
+from fintrec.parts import Span
 from streams.__main__ import main
 
 DAY = 20_000 * DAY_MS
@@ -163,6 +164,14 @@ BAD = {
         {logs.CLICKSTREAM: [], logs.TRANSACTIONS: [], logs.CONVERSIONS: []},
         "no events of users in clickstream.v1, transactions.v1, conversions.v1",
     ),
+    "no clickstream": (
+        {logs.CLICKSTREAM: []},
+        "clickstream.v1: no events of users, expected impressions: decisions are made of them",
+    ),
+    "a clickstream of visitors": (
+        {logs.CLICKSTREAM: [seen("1", user_id="", anonymous_id="cookie")]},
+        "clickstream.v1: no events of users, expected impressions: decisions are made of them",
+    ),
     "no catalogue": ({logs.ITEMS: []}, "no items in items.v1, expected a catalogue"),
 }
 
@@ -185,7 +194,7 @@ def test_what_is_not_as_documented_is_one_line_and_exit_code_1(case, tmp_path, m
     assert len(errors) == 1
     assert said in errors[0]
     assert str(log_dir) in errors[0]
-    if "no " not in case:
+    if case != "a clickstream of visitors" and "no " not in case:
         assert "part-0.parquet: " in errors[0]
     assert not (tmp_path / "set").exists()
     with pytest.raises(logs.LogError):
@@ -213,11 +222,112 @@ def test_a_folder_that_is_no_day_is_named(tmp_path):
         build_training_set(log_dir, CONFIG)
 
 
+UNREAD = {
+    "clickstream.v1/date=2026-10-31/part-0.parquet": "expected clickstream.v1/day=YYYY-MM-DD/part-",
+    "clickstream.v1/part-0.parquet": "expected clickstream.v1/day=YYYY-MM-DD/part-*.parquet",
+    "clickstream.v1/day=2024-10-04/data-0.parquet": "/part-*.parquet",
+    "clickstream.v1/day=2024-10-04/part-0.PARQUET": "/part-*.parquet",
+    "clickstream.v1/day=2024-10-04/hour=3/part-0.parquet": "/part-*.parquet",
+    "user_static/part-0.parquet": "expected user_static/day=YYYY-MM-DD/part-*.parquet",
+    "items.v1/day=2024-10-04/part-0.parquet": "expected items.v1/part-*.parquet",
+    "items.v1/items.parquet": "expected items.v1/part-*.parquet",
+    "transaction.v1/day=2024-10-04/part-0.parquet": "folder 'transaction.v1' is no table of a log, "
+    "expected one of clickstream.v1, transactions.v1, ",
+    "events.parquet": "a Parquet file outside any table, expected <table>/part-*.parquet with",
+}
+
+
+@pytest.mark.parametrize("name", UNREAD)
+def test_a_parquet_file_that_would_not_be_read_is_named(tmp_path, name):
+    log_dir = write(tmp_path / "log", GOOD)
+    path = log_dir / name
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_bytes((log_dir / logs.ITEMS / "part-0.parquet").read_bytes())
+    for build in (
+        lambda: build_training_set(log_dir, CONFIG),
+        lambda: build_dataset(log_dir, tmp_path / "set", CONFIG),
+    ):
+        with pytest.raises(logs.LogError) as refused:
+            build()
+        assert str(refused.value).startswith(f"{path}: ")
+        assert UNREAD[name] in str(refused.value)
+
+
+def test_what_is_hidden_or_covered_or_of_a_lake_or_no_parquet_may_lie_in_a_log(tmp_path):
+    log_dir = write(tmp_path / "log", GOOD)
+    expected = build_training_set(log_dir, CONFIG)
+    day = log_dir / logs.CLICKSTREAM / "day=2024-10-04"
+    whole, half = Span(0, 0, 1), Span(0, 0, 0)
+    part = day / "part-0.parquet"
+    (day / half.file_name).write_bytes(part.read_bytes())
+    part.rename(day / whole.file_name)
+    for name in (
+        "README.md",
+        "notes/plan.csv",
+        "clickstream.v1/_SUCCESS",
+        "clickstream.v1/day=2024-10-04/.part-9.parquet",
+        "clickstream.v1/.staging/part-0.parquet",
+        "_offsets/clickstream.v1/0/000000000001.json",
+        "_old/clickstream.v1/part-0.parquet",
+        "slates.v1/day=2024-10-04/part-0.parquet",
+        "slate_audit.v1/day=2024-10-04/part-0.parquet",
+        "slate_requests.v1/day=2024-10-04/part-0.parquet",
+    ):
+        path = log_dir / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(b"unread")
+    found = build_training_set(log_dir, CONFIG)
+    assert [log.tobytes() for log in found.logs] == [log.tobytes() for log in expected.logs]
+    assert found.exclusions == expected.exclusions
+
+
 def test_a_manifest_of_another_form_is_named(tmp_path):
     log_dir = write(tmp_path / "log", GOOD)
     logs.write_manifest(log_dir, {"start_ms": "yesterday", "end_ms": END_MS})
     with pytest.raises(logs.LogError, match=r"manifest\.json: start_ms is 'yesterday', expected"):
         build_training_set(log_dir, CONFIG)
+
+
+@pytest.mark.parametrize(
+    ("start_ms", "end_ms", "said"),
+    [
+        (END_MS, END_MS, f"end_ms is {END_MS} and start_ms is {END_MS}, expected an end after"),
+        (END_MS, DAY, f"end_ms is {DAY} and start_ms is {END_MS}, expected an end after the start"),
+        (
+            DAY - 30 * DAY_MS,
+            DAY - DAY_MS,
+            "end_ms is 1727913600000 (2024-10-03 00:00), but 5 of 5 events are of later days "
+            "(first 1728000000005 (2024-10-04 00:00), last 1728000000009 (2024-10-04 00:00)), exp",
+        ),
+        (
+            DAY // 1000 - 86_400,
+            DAY // 1000,
+            "end_ms is 1728000000 (1970-01-21 00:00), but 5 of 5 events are of later days",
+        ),
+        (
+            DAY + DAY_MS,
+            END_MS,
+            "start_ms is 1728086400000 (2024-10-05 00:00), after the last event (1728000000009",
+        ),
+    ],
+)
+def test_a_manifest_of_another_period_is_named(tmp_path, start_ms, end_ms, said):
+    log_dir = write(tmp_path / "log", GOOD)
+    logs.write_manifest(log_dir, {"start_ms": start_ms, "end_ms": end_ms})
+    with pytest.raises(logs.LogError) as refused:
+        build_training_set(log_dir, CONFIG)
+    assert str(refused.value).startswith(f"{log_dir / logs.MANIFEST}: ")
+    assert said in str(refused.value)
+
+
+def test_a_manifest_may_end_before_some_of_the_events(tmp_path):
+    pages = [seen("p1", DAY + DAY_MS + 5), seen("p2", DAY + 2 * DAY_MS + 5)]
+    log_dir = write(tmp_path, GOOD)
+    for day, page in zip(("2024-10-05", "2024-10-06"), pages, strict=True):
+        write(log_dir, {logs.CLICKSTREAM: [page]}, day)
+    logs.write_manifest(log_dir, {"start_ms": DAY - 9 * DAY_MS, "end_ms": DAY + 2 * DAY_MS})
+    found = build_training_set(log_dir, DatasetConfig(validation_days=0.5, test_days=0.5))
+    assert [len(part) for part in (found.train, found.validation, found.test)] == [1, 1, 0]
 
 
 def test_rows_of_a_day_may_stand_in_any_order(tmp_path):

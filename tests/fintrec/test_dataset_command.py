@@ -1,6 +1,7 @@
 """The verbs `fintrec dataset build|report|import`, and `fintrec train` on what they made."""
 
 import re
+import shutil
 from pathlib import Path
 
 import orjson
@@ -11,7 +12,8 @@ import fintrec.adapters
 from features.errors import FintrecError
 from fintrec.commands.dataset import dataset
 from fintrec.commands.train import train
-from fintrec.dataset.files import read_manifest
+from fintrec.dataset.files import TABLES, DatasetError, read_manifest, shard_path
+from fintrec.datasets import load_training_set
 
 
 def ran(command, *arguments, code=0):
@@ -85,6 +87,24 @@ def test_a_folder_below_a_file_is_refused(bank_log, tmp_path):
     refused = ran(dataset, "import", "complete_journey", tmp_path, "--out", out, code=1)
     assert isinstance(refused.exception, FintrecError)
     assert "afile is a file, expected a directory" in str(refused.exception)
+
+
+@pytest.mark.parametrize("table", TABLES)
+@pytest.mark.parametrize("is_truncated", [True, False])
+def test_a_shard_that_is_missing_or_truncated_is_named(built, tmp_path, table, is_truncated):
+    shutil.copytree(built[0], tmp_path / "set")
+    path = shard_path(tmp_path / "set", table, 0)
+    content = path.read_bytes()
+    path.unlink()
+    if is_truncated:
+        path.write_bytes(content[:-20])
+    said = "not a readable Parquet file" if is_truncated else "no such file, expected shard 0 of 1"
+    failed = ran(dataset, "report", tmp_path / "set", code=1).exception
+    with pytest.raises(DatasetError) as refused:
+        load_training_set(tmp_path / "set")
+    for error in (failed, refused.value):
+        assert isinstance(error, DatasetError)
+        assert str(error).startswith(f"{path}: {said}")
 
 
 def test_training_takes_a_data_set_or_its_log_and_says_which(built, bank_log, tmp_path):

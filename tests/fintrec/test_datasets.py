@@ -317,6 +317,8 @@ def test_rows_at_the_instant_of_a_page_are_not_in_its_history(tmp_path):
         ([("opted_out", -5, 5)], False, True),  # the wish is known, the notice has not run out
         ([("opted_out", -5, 40)], False, False),  # further away than any notice
         ([("opted_out", 5, 5)], False, False),
+        ([("opted_out", 5, -5)], False, False),  # backdated: not told before the page
+        ([("opted_out", -2, -5)], True, False),
         ([("opted_out", -5, -5), ("granted", -2, -2)], False, False),
         ([("granted", -5, -5), ("opted_out", -2, -2)], True, False),
         ([("opted_out", -5, 5), ("granted", -2, -2)], False, True),  # takes effect nevertheless

@@ -31,6 +31,29 @@ def slow(decisions, now_ms):
     return False, coming
 
 
+def consents(*decisions):
+    """(told, effective, marketing) as CONSENT rows."""
+    rows = np.zeros(len(decisions), CONSENT)
+    for place, (told, effective, marketing) in enumerate(decisions):
+        rows[place] = (effective, told, MARKETING.index(marketing), [0] * 7)
+    return rows
+
+
+@pytest.mark.parametrize(
+    ("told", "effective"), [(1000, 500), (1000, 985), (1000, 1000), (1000, 1010), (1000, 1100)]
+)
+def test_the_only_decision_of_a_user_does_nothing_before_it_was_told(told, effective):
+    # Another user's backdated opt-outs, which were told early, must not reach this one.
+    rows = consents((told, effective, "opted_out"), (100, 50, "opted_out"), (300, 200, "opted_out"))
+    found = opt_outs(rows, np.array([1, 0, 0]), NOTICE_MS)
+    now = np.arange(0, 1200)
+    in_force, in_notice = found.at(np.full(len(now), 1), now)
+    expected = [slow([(told, effective, MARKETING.index("opted_out"))], t) for t in now.tolist()]
+    assert list(zip(in_force.tolist(), in_notice.tolist(), strict=True)) == expected
+    assert not (in_force | in_notice)[:told].any()
+    assert in_force[max(told, effective) :].all()
+
+
 @pytest.mark.parametrize("seed", range(4))
 def test_opt_outs_of_many_users_equal_asking_one_by_one_at_every_instant(seed):
     rng = np.random.default_rng(seed)
