@@ -21,7 +21,7 @@ from fintrec import logs
 from fintrec.dataset import files
 from fintrec.dataset.config import DatasetConfig
 from fintrec.dataset.counts import added
-from fintrec.dataset.local import LocalEngine, Step
+from fintrec.dataset.local import MAX_SHARDS, LocalEngine, Step
 from fintrec.dataset.plan import Plan, make_plan, shards_for, vocabulary_of
 from fintrec.dataset.shard import build_shard
 from fintrec.dataset.spill import Facts, read_log, tables_of
@@ -99,7 +99,7 @@ def build_dataset(
         raise logs.LogError(f"{log_dir} is a data set, expected a LOG_DIR")
     found = tables_of(log_dir)
     items = logs.read_items(log_dir)
-    num_shards = shards_for(found, config)
+    num_shards = shards_for(found, config, MAX_SHARDS if engine == "local" else None)
     unfinished = dataset_dir.with_name(f".{dataset_dir.name}.unfinished")
     if unfinished.exists():
         shutil.rmtree(unfinished)  # of a build that was killed
