@@ -121,6 +121,27 @@ def day_end_ms(day: str) -> int:
     return day_start_ms(day) + DAY_MS
 
 
+def check_new_folder(folder: Path) -> None:
+    """Raises ValueError unless a folder is empty or can be made where it shall lie."""
+    if folder.exists() and not folder.is_dir():
+        raise ValueError(f"{folder} is a file, expected a new or empty directory")
+    if folder.exists() and any(folder.iterdir()):
+        raise ValueError(f"{folder} is not empty, expected a new or empty directory")
+    above = next((parent for parent in folder.parents if parent.exists()), folder)
+    if above != folder and not above.is_dir():
+        raise ValueError(f"{folder}: {above} is a file, expected a directory to write in")
+
+
+def check_replaceable_folder(folder: Path) -> None:
+    """The same, also unless a folder beside it can be renamed to it when it is whole."""
+    check_new_folder(folder)
+    if folder.name in ("", "..") or folder.is_symlink() or folder.is_mount():
+        raise ValueError(
+            f"{folder} cannot be replaced by a whole folder of its name: "
+            "expected no link, no mount point and no bare '.' or '..'"
+        )
+
+
 def write_manifest(log_dir: Path, manifest: Mapping[str, Any]) -> None:
     """Write LOG_DIR/manifest.json."""
     log_dir.mkdir(parents=True, exist_ok=True)
@@ -210,6 +231,11 @@ def part_paths(log_dir: Path, name: str, days: Sequence[str] | None = None) -> I
         return
     for day in known if days is None else days:
         yield from visible_parts(log_dir / name / f"day={day}")
+
+
+def has_files(log_dir: Path, name: str) -> bool:
+    """Whether a table has any file; raises LogError without a LOG_DIR."""
+    return next(part_paths(log_dir, name), None) is not None
 
 
 def _is_coded(name: str, field: pa.Field) -> bool:

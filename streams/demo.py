@@ -42,6 +42,7 @@ SURFACE: Final[dict[str, Any]] = {
 LEFT_BY_A_DEMO: Final = (
     *("bank", "bank.truth", "checkpoint", "faust", "feast", "kafka", "lake", "publish", "redis"),
     *("triton", "triton_models"),
+    *(".bank.unfinished", ".bank.unfinished.truth"),  # of a simulation that was ended
 )
 Report = Callable[[str, str], None]
 """Hears (step, what happens to it)."""

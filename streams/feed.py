@@ -94,10 +94,19 @@ class Batch:
         self.done: asyncio.Future[None] = asyncio.get_running_loop().create_future()
 
 
+class CannotGoOn(FintrecError):
+    """No record is to blame and no server is down: the worker must end, and somebody look."""
+
+
 async def run_batch(work: Work, records: Sequence[Received]) -> None:
-    """Have a batch done: servers that are down are waited for, a poisonous record is set apart."""
+    """Have a batch done: servers that are down are waited for, a poisonous record is set apart.
+
+    Raises CannotGoOn where the work does.
+    """
     try:
         await _persist(work.name, records[0].at, lambda: work.handle(records))
+    except CannotGoOn:
+        raise
     except Exception as error:
         # A worker never dies of an event: what breaks the code is set apart, whole, with its trace.
         logger.exception(
@@ -378,7 +387,11 @@ class Feed(faust.Service):
                 return
             batch = Batch(records)
             await self.channel.put(batch)
-            await batch.done
+            try:
+                await batch.done
+            except CannotGoOn as error:
+                self._progress.broke(str(error))
+                raise
             for partition, messages in found.items():
                 self._done[partition] = messages[-1].offset + 1
         BATCH_SIZE.labels(self.work.name).observe(len(records))

@@ -21,7 +21,7 @@ from features.border import INTERNAL_ERROR, Border
 from features.errors import Unavailable
 from fintrec.lake import LakeError
 from fintrec.parts import Span
-from streams.feed import BATCH_BYTES
+from streams.feed import BATCH_BYTES, CannotGoOn
 from streams.lake_compaction import Limits, compact
 from streams.lake_ledger import Disk, Ledger, Overtaken
 from streams.lake_rows import by_day, decode_rows
@@ -115,7 +115,10 @@ class Lake:
 
     @contextlib.contextmanager
     def _owned(self, place: Place) -> Iterator[Ledger]:
-        """The partition's ledger; what is done with it is given up when another writer has it."""
+        """The partition's ledger; what is done with it is given up when another writer has it.
+
+        Raises CannotGoOn where the lake's folder is not what its manifests say.
+        """
         ledger = self._ledgers.get(place)
         if ledger is None:
             raise Taken(f"lake: {place[0]}[{place[1]}] is another worker's")
@@ -126,6 +129,8 @@ class Lake:
             LAKE_OVERTAKEN.inc()
             logger.warning("batch left to another worker: %s", lost)
             del self._ledgers[place]
+        except LakeError as broken:
+            raise CannotGoOn(str(broken)) from broken
 
     def _append(self, ledger: Ledger, records: Sequence[Received]) -> None:
         topic = ledger.offsets.topic

@@ -134,11 +134,17 @@ class Ledger:
     ) -> None:
         """Make hidden parts part of the lake, with the offset that follows them.
 
-        Raises Overtaken when another writer has taken the partition over.
+        Raises Overtaken when another writer has taken the partition over, LakeError when the
+        manifests are gone.
         """
         mine = self.offsets
         while True:
             sequence, head = self._head()
+            if not sequence:
+                raise LakeError(
+                    f"{self._folder}: no manifest, although this worker wrote one: was the lake's "
+                    "folder removed? Started again, a worker reads what Kafka still has"
+                )
             if (head.writer, head.next_offset) != (self.writer, mine.next_offset):
                 for hidden, _ in pending:  # no manifest has ever named them
                     self.disk.remove(self.table / hidden)

@@ -5,12 +5,14 @@ acknowledged. The catalogue and consents are what later events are judged by: th
 whole, whatever the period, up to its end.
 """
 
+import fcntl
 import heapq
 import json
 import os
 import time
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from itertools import islice
 from pathlib import Path
@@ -24,11 +26,13 @@ from features.errors import FintrecError
 from fintrec import logs
 from streams.topics import CLICKSTREAM, CONSENTS, CONVERSIONS, ITEMS, TRANSACTIONS
 
-TOPICS: Final = (ITEMS, CONSENTS, CLICKSTREAM, TRANSACTIONS, CONVERSIONS)
+AHEAD: Final = (ITEMS, CONSENTS)
+TOPICS: Final = (*AHEAD, CLICKSTREAM, TRANSACTIONS, CONVERSIONS)
 MAX_UNACKNOWLEDGED: Final = 5_000
 SAVE_EVERY: Final = 5_000
 ACK_TIMEOUT_S: Final = 120.0
-_ENDLESS_MS: Final = 1 << 62
+LONGEST_SLEEP_S: Final = 0.5  # at most this long without a look at what was acknowledged
+ENDLESS_MS: Final = 1 << 62
 
 
 class PublishError(FintrecError):
@@ -47,6 +51,10 @@ class Outgoing(NamedTuple):
 class Acknowledgement(Protocol):
     """What a producer's send gives: the broker's answer, awaited."""
 
+    @property
+    def is_done(self) -> bool:
+        """Whether the answer is there, good or bad, so that `get` does not wait."""
+
     def get(self, timeout: float | None = None) -> Any:
         """Wait for the answer; raises the producer's error if the send failed."""
 
@@ -59,7 +67,7 @@ class Period:
     """Which events: [from_ms, to_ms) and topics, in the order of TOPICS."""
 
     from_ms: int = 0
-    to_ms: int = _ENDLESS_MS
+    to_ms: int = ENDLESS_MS
     topics: tuple[str, ...] = TOPICS
 
 
@@ -68,7 +76,7 @@ def outgoing(log_dir: Path, period: Period) -> Iterator[Outgoing]:
     if ITEMS in period.topics:
         rows = logs.read_table(log_dir, ITEMS)
         yield from _records(ITEMS, rows.sort_by("item_id"), None)
-    events = [topic for topic in period.topics if topic not in (ITEMS, CONSENTS)]
+    events = [topic for topic in period.topics if topic not in AHEAD]
     if CONSENTS in period.topics:
         for day in logs.days_of(log_dir, CONSENTS):
             yield from _day(log_dir, CONSENTS, day, 0, period.to_ms, is_ahead=True)
@@ -82,18 +90,39 @@ def outgoing(log_dir: Path, period: Period) -> Iterator[Outgoing]:
         yield from heapq.merge(*parts, key=lambda event: event.event_time_ms or 0)
 
 
-def count(log_dir: Path, period: Period) -> int:
-    """How many records `outgoing` gives, from one column of the log."""
-    total = logs.read_table(log_dir, ITEMS).num_rows if ITEMS in period.topics else 0
+def check_log(log_dir: Path, topics: Sequence[str]) -> None:
+    """Raises LogError where a folder has no file of any of the topics."""
+    if not any(logs.has_files(log_dir, topic) for topic in topics):
+        raise logs.LogError(
+            f"{log_dir}: no files of {', '.join(topics)}, expected a LOG_DIR "
+            f"with <topic>/day=YYYY-MM-DD/part-*.parquet and {ITEMS}/part-*.parquet"
+        )
+
+
+def counts(log_dir: Path, period: Period) -> dict[str, int]:
+    """How many records of each topic `outgoing` gives, from one column of the log."""
+    found = dict.fromkeys(period.topics, 0)
     for topic in period.topics:
         if topic == ITEMS:
+            found[topic] = logs.read_table(log_dir, ITEMS).num_rows
             continue
         from_ms = 0 if topic == CONSENTS else period.from_ms
         for day in logs.days_of(log_dir, topic):
             times = logs.read_table(log_dir, topic, [day])["event_time_ms"]
             inside = pc.and_(pc.greater_equal(times, from_ms), pc.less(times, period.to_ms))
-            total += pc.sum(inside).as_py() or 0
-    return total
+            found[topic] += pc.sum(inside).as_py() or 0
+    return found
+
+
+def covered(log_dir: Path, topics: Sequence[str]) -> tuple[int, int] | None:
+    """Instants of the first and last event of the topics, None without any."""
+    bounds: list[int] = []
+    for topic in topics:
+        for day in logs.days_of(log_dir, topic):
+            times = logs.read_table(log_dir, topic, [day])["event_time_ms"]
+            if len(times):
+                bounds += pc.min_max(times).as_py().values()
+    return (min(bounds), max(bounds)) if bounds else None
 
 
 def _day(
@@ -164,6 +193,24 @@ class Progress:
         return cls(replay_id, int(found["num_acknowledged"]))
 
 
+@contextmanager
+def alone(path: Path) -> Iterator[None]:
+    """Hold a progress file for one replay; raises PublishError where another one holds it.
+
+    The kernel gives it back when the process ends, however it ends.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with path.with_name(f"{path.name}.lock").open("w") as lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as held:
+            raise PublishError(
+                f"{lock.name} is held: this log and period are being published by another "
+                "`fintrec publish`; wait for its end, or end it"
+            ) from held
+        yield
+
+
 @dataclass(frozen=True, slots=True)
 class Pace:
     """How fast: `speed` seconds of events in a second, None for as fast as the cluster takes."""
@@ -172,17 +219,19 @@ class Pace:
     now_s: Callable[[], float] = time.monotonic
     sleep: Callable[[float], None] = time.sleep
 
-    def keep(self, events: Iterator[Outgoing]) -> Iterator[Outgoing]:
-        """The events, each held back until its turn."""
+    def keep(
+        self, events: Iterator[Outgoing], meanwhile: Callable[[], None] = lambda: None
+    ) -> Iterator[Outgoing]:
+        """The events, each held back until its turn; `meanwhile` is called in long pauses."""
         began_s = first_ms = None
         for event in events:
             if self.speed is not None and event.event_time_ms is not None:
                 if began_s is None or first_ms is None:
                     began_s, first_ms = self.now_s(), event.event_time_ms
                 due_s = began_s + (event.event_time_ms - first_ms) / 1000 / self.speed
-                wait_s = due_s - self.now_s()
-                if wait_s > 0:
-                    self.sleep(wait_s)
+                while (wait_s := due_s - self.now_s()) > 0:
+                    self.sleep(min(wait_s, LONGEST_SLEEP_S))
+                    meanwhile()
             yield event
 
 
@@ -196,16 +245,18 @@ def replay(
 ) -> Progress:
     """Send what progress does not cover yet; returns the progress at the end.
 
-    Progress is saved as acknowledgements come, and also when this ends by an error or Ctrl-C, so
-    the next replay goes on after the last acknowledged record; the few behind it are sent twice,
-    which the workers know by their event id. Raises PublishError on the first failed send.
+    Acknowledgements are taken as they come, in the order of the records. Progress is saved every
+    SAVE_EVERY of them, and also when this ends by an error or Ctrl-C, so the next replay goes on
+    after the last record that was acknowledged with all before it; the few behind it are sent
+    twice, which the workers know by their event id. Raises PublishError on the first failed send.
     """
     waiting: deque[tuple[Outgoing, Acknowledgement]] = deque()
     done = saved = progress.num_acknowledged
 
     def settle(at_most: int) -> None:
+        """Take what is acknowledged; wait only where more than `at_most` are not."""
         nonlocal done, saved
-        while len(waiting) > at_most:
+        while len(waiting) > at_most or (waiting and waiting[0][1].is_done):
             _await(*waiting[0])
             waiting.popleft()
             done += 1
@@ -214,13 +265,19 @@ def replay(
                 Progress(progress.replay_id, done).save(path)
                 saved = done
 
+    def look() -> None:
+        settle(MAX_UNACKNOWLEDGED)
+
     try:
-        for event in pace.keep(islice(events, progress.num_acknowledged, None)):
+        for event in pace.keep(islice(events, progress.num_acknowledged, None), look):
             waiting.append((event, _sent(send, event)))
-            settle(MAX_UNACKNOWLEDGED)
+            look()
         settle(0)
     finally:
-        Progress(progress.replay_id, done).save(path)
+        try:
+            settle(len(waiting))
+        finally:
+            Progress(progress.replay_id, done).save(path)
     return Progress(progress.replay_id, done)
 
 

@@ -90,8 +90,10 @@ def joined(*parts: Any) -> pa.ChunkedArray:
 
 def new_log(log_dir: Path) -> None:
     """Raises LogError unless LOG_DIR is new or an empty folder: days of two logs must not mix."""
-    if log_dir.exists() and (not log_dir.is_dir() or any(log_dir.iterdir())):
-        raise LogError(f"{log_dir}: is there already, expected a new or empty folder")
+    try:
+        logs.check_new_folder(log_dir)
+    except ValueError as refused:
+        raise LogError(str(refused)) from refused
 
 
 def granted(log_dir: Path, user_ids: pa.Array, time_ms: int) -> int:

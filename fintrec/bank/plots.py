@@ -107,7 +107,7 @@ def propensities(found: Found, axes: Any) -> None:
 
 
 def slow_need(found: Found, axes: Any) -> None:
-    """One user's need for a home around a move, and what shows of it month by month."""
+    """Need for a home around a move, and what shows of it by month, of the mover who buys most often."""
     ids, people = truth.read_users(found.log_dir)
     manifest = found.manifest
     months = np.arange(manifest["history_start_ms"], manifest["end_ms"], needs.MONTH_MS)

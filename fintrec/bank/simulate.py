@@ -5,6 +5,7 @@ files of its own, so that memory is bounded by the chunk and a chunk's bytes dep
 """
 
 import resource
+import shutil
 import sys
 import time
 from collections import Counter
@@ -128,17 +129,50 @@ def simulate(
 ) -> SimulatedLog:
     """Simulate a bank over [end - days, end); write its LOG_DIR and, beside it, its hidden truth.
 
-    The same arguments write the same bytes. Raises ValueError where LOG_DIR or the folder of its
-    truth holds files already.
+    The same arguments write the same bytes. Both folders appear when they are whole, the log last.
+    Raises ValueError where LOG_DIR or the folder of its truth holds files already, or cannot be.
     """
-    folder = truth.truth_dir(log_dir)
-    for path in (log_dir, folder):
-        if path.exists() and any(path.iterdir()):
-            raise ValueError(f"{path} is not empty, expected a new or empty directory")
     began = time.perf_counter()
+    logs.check_replaceable_folder(log_dir)
+    _discard(log_dir)  # of a run that was killed
+    hidden = truth.truth_dir(log_dir)
+    logs.check_replaceable_folder(hidden)
+    unfinished = _unfinished(log_dir)
+    try:
+        manifest = _write_bank(size, seed, end_ms, unfinished, heard)
+        truth.truth_dir(unfinished).rename(hidden)
+        unfinished.rename(log_dir)
+    finally:
+        _discard(log_dir)
+    seconds = time.perf_counter() - began
+    return SimulatedLog(manifest, seconds, _bytes_of(log_dir), _bytes_of(hidden))
+
+
+def _unfinished(log_dir: Path) -> Path:
+    """Where a log is written until it is whole; its truth lies beside it as beside any log."""
+    return log_dir.with_name(f".{log_dir.name}.unfinished")
+
+
+def _discard(log_dir: Path) -> None:
+    """Remove what a run left that did not come to its end; nothing after one that did."""
+    unfinished = _unfinished(log_dir)
+    hidden = truth.truth_dir(unfinished)
+    if unfinished.exists():
+        if not hidden.exists():  # it ended between the two renames: the truth in place is its own
+            shutil.rmtree(truth.truth_dir(log_dir), ignore_errors=True)
+        shutil.rmtree(unfinished)
+    if hidden.exists():
+        shutil.rmtree(hidden)
+
+
+def _write_bank(
+    size: BankSize, seed: int, end_ms: int, log_dir: Path, heard: Heard
+) -> dict[str, Any]:
+    """Write a bank's log and truth; returns the log's manifest."""
     span = size.span(end_ms)
     catalogue = catalogue_of(seed, span)
-    truth.write_items(folder, catalogue)
+    # The truth first: `_discard` takes a log without one for a run that renamed its truth.
+    truth.write_items(truth.truth_dir(log_dir), catalogue)
     rows = Counter({logs.ITEMS: logs.write_table(log_dir, logs.ITEMS, tables.items(catalogue))})
     for number in range(size.num_chunks):
         first = number * size.chunk_users
@@ -159,8 +193,7 @@ def simulate(
         "rows": {name: rows[name] for name in (*logs.RECORDS, logs.USER_STATIC_TABLE)},
     }
     logs.write_manifest(log_dir, manifest)
-    seconds = time.perf_counter() - began
-    return SimulatedLog(manifest, seconds, _bytes_of(log_dir), _bytes_of(folder))
+    return manifest
 
 
 def write_chunk(log_dir: Path, chunk: Chunk) -> Counter[str]:

@@ -194,16 +194,70 @@ def read_days(log_dir: Path, name: str, days: Sequence[str] | None = None) -> pa
         if chosen is None or path.parent.name.removeprefix("day=") in chosen
     ]
     if not paths:
-        raise logs.LogError(f"{folder}: no hidden truth, expected a log of `fintrec simulate`")
-    return pa.concat_tables([pq.read_table(path, partitioning=None) for path in paths])
+        raise _no_truth(log_dir, folder, "parts of the hidden truth")
+    return _joined([_read(path) for path in paths], folder)
+
+
+def _no_truth(log_dir: Path, missing: Path, what: str) -> logs.LogError:
+    folder = truth_dir(log_dir)
+    if not folder.is_dir():
+        missing, what = folder, "hidden truth"
+    return logs.LogError(
+        f"{missing}: no {what}, expected a log of `fintrec simulate` with its truth beside it"
+    )
+
+
+def _read(path: Path, columns: Sequence[str] = ()) -> pa.Table:
+    """A file of the truth; raises LogError where it is broken or lacks a column."""
+    try:
+        table = pq.read_table(path, partitioning=None)
+    except (pa.ArrowException, OSError) as broken:
+        raise logs.LogError(f"{path}: not a readable Parquet file ({broken})") from broken
+    missing = [name for name in columns if name not in table.column_names]
+    if missing:
+        raise logs.LogError(
+            f"{path}: column {missing[0]!r} is missing, expected it in the truth of "
+            "`fintrec simulate`: simulate the bank again"
+        )
+    return table
+
+
+def _joined(parts: list[pa.Table], folder: Path) -> pa.Table:
+    try:
+        return pa.concat_tables(parts)
+    except pa.ArrowException as refused:
+        raise logs.LogError(f"{folder}: parts of different columns ({refused})") from refused
+
+
+def _user_columns() -> list[str]:
+    columns = ["user_id"]
+    for field in Population.__dataclass_fields__:
+        if field in _MATRICES:
+            prefix, names = _MATRICES[field]
+            columns += [f"{prefix}_{name}" for name in names]
+        elif field == "life_ULR":
+            columns += [name for name, _, _ in _life_columns()]
+        else:
+            columns.append(field)
+    return columns + [f"owned_since_end_ms_{name}" for name in ENROLLMENTS]
 
 
 def read_users(log_dir: Path, as_of_end: bool = False) -> tuple[tuple[str, ...], Population]:
-    """Ids and truth of all users; with `as_of_end`, owning what they own at the log's end."""
-    paths = sorted((truth_dir(log_dir) / USERS).glob("part-*.parquet"))
+    """Ids and truth of all users; with `as_of_end`, owning what they own at the log's end.
+
+    Raises LogError where the truth is not there, or not whole.
+    """
+    folder = truth_dir(log_dir) / USERS
+    paths = sorted(folder.glob("part-*.parquet"))
     if not paths:
-        raise logs.LogError(f"{truth_dir(log_dir)}: no users, expected a log of `fintrec simulate`")
-    table = pa.concat_tables([pq.read_table(path) for path in paths])
+        raise _no_truth(log_dir, folder, "users")
+    table = _joined([_read(path, _user_columns()) for path in paths], folder)
+    num_users = logs.read_manifest(log_dir).get("num_users", table.num_rows)
+    if table.num_rows != num_users:
+        raise logs.LogError(
+            f"{folder}: {table.num_rows:,} users, expected {num_users} as in "
+            f"{log_dir / logs.MANIFEST}"
+        )
     table = table.sort_by("user_id")
     found: dict[str, Any] = {}
     for field in Population.__dataclass_fields__:
@@ -223,12 +277,19 @@ def read_users(log_dir: Path, as_of_end: bool = False) -> tuple[tuple[str, ...],
 
 
 def read_catalogue(log_dir: Path) -> Catalogue:
-    """The catalogue of a LOG_DIR with the mechanism's columns."""
+    """The catalogue of a LOG_DIR with the mechanism's columns; raises LogError as `read_users`."""
     path = truth_dir(log_dir) / ITEMS
     if not path.exists():
-        raise logs.LogError(f"{path} is missing, expected a log of `fintrec simulate`")
-    table = pq.read_table(path)
+        raise _no_truth(log_dir, path, "items")
+    table = _read(path, ("item_id", *_ITEM_COLUMNS))
     items: dict[str, Item] = {item.item_id: item for item in logs.read_items(log_dir)}
+    names = table["item_id"].to_pylist()
+    unknown = [name for name in names if name not in items]
+    if unknown:
+        raise logs.LogError(
+            f"{path}: item {unknown[0]!r} is not in {log_dir / logs.ITEMS}, expected the truth of "
+            "this log's items"
+        )
     columns = {name: table[name].to_numpy() for name in _ITEM_COLUMNS}
     columns["offers"] = tuple(table["offers"].to_pylist())
-    return Catalogue(items=tuple(items[n] for n in table["item_id"].to_pylist()), **columns)
+    return Catalogue(items=tuple(items[name] for name in names), **columns)

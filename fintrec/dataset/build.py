@@ -21,7 +21,7 @@ from fintrec import logs
 from fintrec.dataset import files
 from fintrec.dataset.config import DatasetConfig
 from fintrec.dataset.counts import added
-from fintrec.dataset.local import LocalEngine, Step
+from fintrec.dataset.local import MAX_SHARDS, LocalEngine, Step
 from fintrec.dataset.plan import Plan, make_plan, shards_for, vocabulary_of
 from fintrec.dataset.shard import build_shard
 from fintrec.dataset.spill import Facts, read_log, tables_of
@@ -94,13 +94,12 @@ def build_dataset(
 
     The folder appears when everything in it is whole. Raises LogError or ValueError.
     """
-    if dataset_dir.exists() and (not dataset_dir.is_dir() or any(dataset_dir.iterdir())):
-        raise ValueError(f"{dataset_dir} is not empty, expected a new or empty directory")
+    logs.check_replaceable_folder(dataset_dir)
     if files.is_dataset(log_dir):
         raise logs.LogError(f"{log_dir} is a data set, expected a LOG_DIR")
     found = tables_of(log_dir)
     items = logs.read_items(log_dir)
-    num_shards = shards_for(found, config)
+    num_shards = shards_for(found, config, MAX_SHARDS if engine == "local" else None)
     unfinished = dataset_dir.with_name(f".{dataset_dir.name}.unfinished")
     if unfinished.exists():
         shutil.rmtree(unfinished)  # of a build that was killed
@@ -148,7 +147,10 @@ def _check_period(path: Path, manifest: dict[str, Any], facts: Facts) -> None:
             f"{path}: start_ms is {logs.instant(start_ms)}, after the last event ({last}), "
             "expected the start of the log"
         )
-    if end_ms is not None and 2 * (later := facts.events_from(end_ms)) > facts.num_events:
+    if end_ms is None:
+        return
+    later = facts.events_from(end_ms)
+    if 2 * later > facts.num_events:
         raise logs.LogError(
             f"{path}: end_ms is {logs.instant(end_ms)}, but {later:,} of {facts.num_events:,} "
             f"events are of later days (first {first}, last {last}), expected the end of the log"

@@ -16,8 +16,6 @@ _MAPPINGS: Final = (
     "category_window_days",
     "content_type_window_days",
 )
-# The local engine keeps a file open for each shard, and 1024 open files are a common limit.
-MAX_SHARDS: Final = 512
 _NAMES_SHOWN: Final = 5  # of those that an unknown name might have been
 _POSITIVE: Final = ("train_days", "validation_days", "test_days", "label_days", "num_shards")
 _NOT_NEGATIVE: Final = ("notice_days", "label_only_days")
@@ -36,7 +34,7 @@ class DatasetConfig:
 
     An opt-out counts from `notice_days` before it takes effect, at the earliest when it was told.
     `negatives_rate` is the share of negatives among the conversion examples; each weighs its
-    inverse. `num_shards` splits the users, into MAX_SHARDS at most (None: one shard a million rows).
+    inverse. `num_shards` splits the users (None: one shard a million rows).
     """
 
     train_days: float | None = None
@@ -61,11 +59,6 @@ class DatasetConfig:
                 raise ValueError(f"{name}={getattr(self, name)} must not be negative")
         if not 0 < self.negatives_rate <= 1:
             raise ValueError(f"negatives_rate={self.negatives_rate} must be in (0, 1]")
-        if self.num_shards is not None and self.num_shards > MAX_SHARDS:
-            raise ValueError(
-                f"num_shards={self.num_shards} must be at most {MAX_SHARDS}: "
-                "a build keeps a file open for each shard"
-            )
         for name in _MAPPINGS:
             for key, days in getattr(self, name).items():
                 if not 0 < days <= 365:

@@ -17,6 +17,8 @@ from fintrec.dataset.shard import build_shard
 from fintrec.dataset.spill import SPILL, Facts, gathered, spilled
 
 Step = Callable[[str, int, int], None]  # what is being done, steps done, steps in all
+# A file is open for each shard, and 1024 open files are a common limit.
+MAX_SHARDS: Final = 512
 _BUFFERED_BYTES: Final = 64 << 20
 
 

@@ -14,7 +14,7 @@ from features.records import Item
 from features.spec import DAY_MS
 from features.vocabulary import Vocabulary
 from fintrec import logs
-from fintrec.dataset.config import MAX_SHARDS, DatasetConfig, window_days
+from fintrec.dataset.config import DatasetConfig, window_days
 from fintrec.dataset.spill import Facts
 
 ROWS_OF_A_SHARD: Final = 1_000_000  # about half a gigabyte at work
@@ -91,9 +91,19 @@ def vocabulary_of(plan: Plan, facts: Facts) -> Vocabulary:
     return Vocabulary.build(names, plan.item_ids)
 
 
-def shards_for(files: Sequence[tuple[str, Path]], config: DatasetConfig) -> int:
-    """Into how many shards the users are split, by the rows that the files say they have."""
+def shards_for(
+    files: Sequence[tuple[str, Path]], config: DatasetConfig, most: int | None = None
+) -> int:
+    """Into how many shards the users are split, by the rows that the files say they have.
+
+    `most` is what the engine can work with. Raises ValueError where the configuration asks for more.
+    """
     if config.num_shards is not None:
+        if most is not None and config.num_shards > most:
+            raise ValueError(
+                f"num_shards={config.num_shards} must be at most {most}: this engine keeps a file "
+                "open for each shard"
+            )
         return config.num_shards
     num_rows = 0
     for _, path in files:
@@ -101,4 +111,5 @@ def shards_for(files: Sequence[tuple[str, Path]], config: DatasetConfig) -> int:
             num_rows += pq.read_metadata(path).num_rows
         except (pa.ArrowException, OSError) as broken:
             raise logs.LogError(f"{path}: not a readable Parquet file ({broken})") from broken
-    return min(max(1, math.ceil(num_rows / ROWS_OF_A_SHARD)), MAX_SHARDS)
+    wanted = max(1, math.ceil(num_rows / ROWS_OF_A_SHARD))
+    return wanted if most is None else min(wanted, most)

@@ -97,7 +97,7 @@ def live(
     """
     from features.clock import SystemClock
     from streams.live.exchange import KafkaExchange
-    from streams.live.future import draw_future
+    from streams.live.future import TooManyUsers, draw_future
     from streams.live.player import Pace, Player
     from streams.live.run import run
     from streams.settings import load_settings
@@ -109,7 +109,7 @@ def live(
         future, memory = draw_future(
             log_dir or settings.stack_dir / "bank", users, seed, round(wall_ms * speed)
         )
-    except ValueError as refused:
+    except TooManyUsers as refused:
         raise click.BadParameter(str(refused), param_hint="--users") from refused
     with KafkaExchange(settings, future.entities) as exchange:
         start_ms = clock.now_ms()

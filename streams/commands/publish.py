@@ -5,6 +5,7 @@ import json
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from datetime import UTC, datetime
 from pathlib import Path
 
 import click
@@ -48,27 +49,33 @@ def publish(
     """Publish LOG_DIR's events in the order they happened, items and consents first.
 
     Every record is acknowledged by all replicas or the command fails; the same command goes on
-    where the last one stopped.
+    where the last one stopped, and no second one may run beside it.
     """
     if speed is not None and asap:
         raise click.UsageError("--speed and --asap exclude each other")
     if days is not None and from_text is not None:
         raise click.UsageError("--days and --from exclude each other")
     period = _period(log_dir, from_text, to_text, days, only)
+    replay.check_log(log_dir, period.topics)
     settings = load_settings(stack_dir)
     replay_id = _replay_id(settings, log_dir, period)
     path = settings.stack_dir / "publish" / f"{replay_id}.json"
-    if restart:
-        path.unlink(missing_ok=True)
-    before = replay.Progress.load(path, replay_id)
-    total = replay.count(log_dir, period)
-    began = time.perf_counter()
-    with _send(settings) as send, _bar(total, before.num_acknowledged, as_json) as advance:
-        after = replay.replay(
-            replay.outgoing(log_dir, period), send, before, path, replay.Pace(speed), advance
-        )
+    with replay.alone(path):
+        if restart:
+            path.unlink(missing_ok=True)
+        before = replay.Progress.load(path, replay_id)
+        counts = replay.counts(log_dir, period)
+        total = sum(counts.values())
+        began = time.perf_counter()
+        with _send(settings) as send, _bar(total, before.num_acknowledged, as_json) as advance:
+            after = replay.replay(
+                replay.outgoing(log_dir, period), send, before, path, replay.Pace(speed), advance
+            )
     seconds = time.perf_counter() - began
     num_sent = after.num_acknowledged - before.num_acknowledged
+    events = [topic for topic in period.topics if topic not in replay.AHEAD]
+    if events and not any(counts[topic] for topic in events):
+        click.echo(_nothing_in(period, log_dir, events), err=as_json)
     if as_json:
         print_json(
             {
@@ -98,11 +105,35 @@ def _period(
         )
     from_ms = 0 if from_text is None else to_ms(from_text)
     if days is not None:
-        from_ms = _end_ms(log_dir) - round(days * DAY_MS)
+        from_ms = max(0, _end_ms(log_dir) - round(days * DAY_MS))
     topics = tuple(topic for topic in replay.TOPICS if not only or topic in only)
     if to_text is None:
         return replay.Period(from_ms, topics=topics)
-    return replay.Period(from_ms, to_ms(to_text), topics)
+    period = replay.Period(from_ms, to_ms(to_text), topics)
+    if period.from_ms >= period.to_ms:
+        raise click.UsageError(
+            f"the period begins at {_iso(period.from_ms)} and ends at {_iso(period.to_ms)}: "
+            "--from (or the last --days of the log) must be before --to"
+        )
+    return period
+
+
+def _nothing_in(period: replay.Period, log_dir: Path, events: list[str]) -> str:
+    """The line about a period without any event."""
+    found = replay.covered(log_dir, events)
+    if found is None:
+        return f"no events: {log_dir} has none in {', '.join(events)}"
+    bounds = [f"from {_iso(period.from_ms)}"] if period.from_ms else []
+    if period.to_ms != replay.ENDLESS_MS:
+        bounds.append(f"to {_iso(period.to_ms)}")
+    return (
+        f"no events {' '.join(bounds)}: {log_dir} covers {_iso(found[0])} to {_iso(found[1])} in "
+        f"{', '.join(events)}"
+    )
+
+
+def _iso(time_ms: int) -> str:
+    return datetime.fromtimestamp(time_ms / 1000, UTC).isoformat(timespec="milliseconds")
 
 
 def _end_ms(log_dir: Path) -> int:

@@ -65,12 +65,17 @@ class Future:
         return {*self.users, *map(self.device_of, range(len(self.users)))}
 
 
+class TooManyUsers(ValueError):
+    """More users were asked for than the log has."""
+
+
 def draw_future(
     log_dir: Path, num_users: int | None, seed: int, length_ms: int
 ) -> tuple[Future, Memory]:
     """The time after a log's end for some of its users (None: all), and what they remember.
 
-    Raises LogError where the log has no hidden truth or no end, ValueError for too many users.
+    Raises LogError where the log has no hidden truth or no end, or either is broken, and
+    TooManyUsers.
     """
     if not log_dir.is_dir():
         raise logs.LogError(f"{log_dir}: no such folder, expected a log of `fintrec simulate`")
@@ -127,7 +132,7 @@ def _chosen(
     if num_users is None:
         return np.arange(num_known)
     if not 0 < num_users <= num_known:
-        raise ValueError(f"{num_users} users asked for, the log has {num_known}")
+        raise TooManyUsers(f"{num_users} users asked for, the log has {num_known}")
     return np.sort(rng.permutation(num_known)[:num_users])
 
 

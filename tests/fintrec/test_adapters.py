@@ -278,7 +278,7 @@ def test_an_empty_source_or_a_used_folder_is_refused(tmp_path, import_log, table
         import_log(source, tmp_path / "log")
     (tmp_path / "used").mkdir()
     (tmp_path / "used" / "notes.txt").write_text("mine")
-    with pytest.raises(LogError, match="new or empty folder"):
+    with pytest.raises(LogError, match="new or empty directory"):
         import_log(write(tmp_path / "source", tables), tmp_path / "used")
 
 

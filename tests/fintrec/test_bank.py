@@ -48,6 +48,62 @@ def test_a_directory_with_files_is_refused(tmp_path, taken):
         simulate(BankSize("test", 2, 2), 0, END_MS, tmp_path / "log")
 
 
+def names_in(folder: Path) -> list[str]:
+    return sorted(path.name for path in folder.iterdir())
+
+
+@pytest.mark.parametrize("is_there", [False, True])
+def test_log_and_truth_appear_when_they_are_whole(tmp_path, is_there):
+    log_dir, seen = tmp_path / "log", []
+    if is_there:
+        log_dir.mkdir()
+
+    def heard(done, events):
+        seen.append((names_in(tmp_path), list(log_dir.glob("*"))))
+
+    simulate(BankSize("test", 2, 2), 0, END_MS, log_dir, heard)
+    hidden = [".log.unfinished", ".log.unfinished.truth"]
+    assert seen == [(hidden + ["log"] * is_there, [])]
+    assert names_in(tmp_path) == ["log", "log.truth"]
+    assert (log_dir / logs.MANIFEST).exists()
+
+
+def test_ctrl_c_leaves_nothing(tmp_path):
+    def heard(done, events):
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        simulate(BankSize("test", 2, 2), 0, END_MS, tmp_path / "log", heard)
+    assert names_in(tmp_path) == []
+
+
+@pytest.mark.parametrize("left", [("log", "truth"), ("truth",), ("log", "whole truth")])
+def test_what_a_killed_run_left_is_removed_by_the_next(tmp_path, left):
+    log_dir, other = tmp_path / "log", tmp_path / "other" / "log"
+    names = {
+        "log": ".log.unfinished",
+        "truth": ".log.unfinished.truth",
+        "whole truth": "log.truth",  # killed after the first of the two renames
+    }
+    for what in left:
+        (tmp_path / names[what]).mkdir()
+        (tmp_path / names[what] / "of_the_killed_run").write_text("")
+    for folder in (log_dir, other):
+        simulate(BankSize("test", 2, 2), 0, END_MS, folder)
+    assert names_in(tmp_path) == ["log", "log.truth", "other"]
+    assert files_of(log_dir) == files_of(other)
+    assert files_of(tmp_path / "log.truth") == files_of(tmp_path / "other" / "log.truth")
+
+
+def test_a_folder_that_cannot_be_replaced_is_refused(tmp_path):
+    (tmp_path / "folder").mkdir()
+    (tmp_path / "link").symlink_to("folder")
+    for out in (tmp_path / "link", Path(".."), tmp_path / "folder" / ".."):
+        with pytest.raises(ValueError, match=r"not empty|cannot be replaced"):
+            simulate(BankSize("test", 2, 2), 0, END_MS, out)
+    assert names_in(tmp_path) == ["folder", "link"]
+
+
 def test_a_chunk_of_users_depends_on_no_other_and_has_files_of_its_own(tmp_path, monkeypatch):
     monkeypatch.setattr(banks, "CHUNK_USERS", 6)
     simulate(BankSize("test", 15, 6, 9), 3, END_MS, tmp_path / "three")

@@ -1,3 +1,5 @@
+from pathlib import Path
+
 import numpy as np
 import pytest
 from click.testing import CliRunner
@@ -33,6 +35,12 @@ def test_the_report_fills_its_page_and_draws_every_plot(log_dir, tmp_path):
     for name in plots.PLOTS:
         assert f"images/bank_{name}.svg" in page
         assert (tmp_path / "images" / f"bank_{name}.svg").stat().st_size > 5_000
+
+
+def test_the_page_says_under_each_plot_what_is_drawn():
+    page = (Path(__file__).parents[2] / "docs" / PAGE).read_text()
+    for name, plot in plots.PLOTS.items():
+        assert f"![{plot.__doc__.rstrip('.')}](images/bank_{name}.svg)" in page
 
 
 def test_a_page_without_a_place_for_the_report_is_refused():

@@ -2,6 +2,8 @@ import shutil
 import sys
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 from click.testing import CliRunner
 
@@ -106,6 +108,35 @@ def test_a_log_without_truth_is_an_error_that_says_where_it_was_looked_for(tmp_p
             read(log_dir)
     with pytest.raises(logs.LogError, match=r"log\.truth"):
         truth.read_days(log_dir, truth.PAGES)
+
+
+def changed(path, change):
+    pq.write_table(change(pq.read_table(path, partitioning=None)), path)
+
+
+def test_a_truth_of_another_bank_is_refused_with_what_was_expected(bank_log, tmp_path):
+    log_dir, hidden = tmp_path / "log", tmp_path / "log.truth"
+    log_dir.symlink_to(bank_log)
+    shutil.copytree(truth.truth_dir(bank_log), hidden)
+    changed(hidden / "users" / "part-0.parquet", lambda table: table.slice(1))
+    with pytest.raises(logs.LogError, match=r"users: 59 users, expected 60 as in .*manifest.json"):
+        truth.read_users(log_dir)
+    changed(hidden / "users" / "part-0.parquet", lambda table: table.drop_columns(["device"]))
+    with pytest.raises(logs.LogError, match=r"part-0.parquet: column 'device' is missing"):
+        truth.read_users(log_dir)
+    path = hidden / truth.ITEMS
+    of_another = pa.array(["of_another_bank"])
+    changed(
+        path,
+        lambda table: table.set_column(
+            0, "item_id", pa.chunked_array([of_another, table["item_id"].combine_chunks()[1:]])
+        ),
+    )
+    with pytest.raises(logs.LogError, match=r"item 'of_another_bank' is not in .*items.v1"):
+        truth.read_catalogue(log_dir)
+    changed(path, lambda table: table.drop_columns(["quality"]))
+    with pytest.raises(logs.LogError, match=r"items.parquet: column 'quality' is missing"):
+        truth.read_catalogue(log_dir)
 
 
 class Watch:

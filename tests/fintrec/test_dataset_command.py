@@ -79,6 +79,16 @@ def test_what_was_asked_wrongly_is_said_and_writes_nothing(bank_log, built, tmp_
     assert not (tmp_path / "set").exists()
 
 
+def test_a_folder_below_a_file_is_refused(bank_log, tmp_path):
+    (tmp_path / "afile").write_text("kept")
+    out = tmp_path / "afile" / "sub"
+    refused = ran(dataset, "build", bank_log, "--out", out, code=2)
+    assert "afile is a file, expected a directory" in " ".join(refused.output.split())
+    refused = ran(dataset, "import", "complete_journey", tmp_path, "--out", out, code=1)
+    assert isinstance(refused.exception, FintrecError)
+    assert "afile is a file, expected a directory" in str(refused.exception)
+
+
 @pytest.mark.parametrize("table", TABLES)
 @pytest.mark.parametrize("is_truncated", [True, False])
 def test_a_shard_that_is_missing_or_truncated_is_named(built, tmp_path, table, is_truncated):

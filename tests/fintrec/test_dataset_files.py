@@ -274,4 +274,14 @@ def test_the_number_of_shards_follows_the_rows(bank_log, monkeypatch):
     monkeypatch.setattr(plan, "ROWS_OF_A_SHARD", 1_000)
     rows = sum(pq.read_metadata(path).num_rows for _, path in found)
     assert shards_for(found, CONFIG) == -(-rows // 1_000)
+    assert shards_for(found, CONFIG, most=2) == 2
     assert shards_for(found, replace(CONFIG, num_shards=3)) == 3
+
+
+def test_the_local_engine_is_not_asked_for_more_open_files_than_there_are(bank_log, tmp_path):
+    many = replace(CONFIG, num_shards=100_000)
+    with pytest.raises(
+        ValueError, match="num_shards=100000 must be at most 512: this engine keeps"
+    ):
+        build_dataset(bank_log, tmp_path / "set", many)
+    assert not (tmp_path / "set").exists()

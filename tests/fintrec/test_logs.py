@@ -138,3 +138,17 @@ def test_topic_names_are_those_of_the_streams():
 
     inputs = {topic.name: topic.record for topic in topics.INPUTS}
     assert {name: inputs[name] for name in logs.RECORDS} == dict(logs.RECORDS)
+
+
+def test_a_new_folder_may_be_anywhere_below_a_directory(tmp_path):
+    (tmp_path / "empty").mkdir()
+    for folder in (tmp_path / "empty", tmp_path / "new", tmp_path / "a" / "deep" / "one"):
+        logs.check_new_folder(folder)
+        logs.check_replaceable_folder(folder)
+
+
+@pytest.mark.parametrize("below", ["", "sub", "sub/deeper"])
+def test_a_file_is_no_place_for_a_folder(tmp_path, below):
+    (tmp_path / "afile").write_text("kept")
+    with pytest.raises(ValueError, match="afile is a file, expected a"):
+        logs.check_new_folder(tmp_path / "afile" / below)

@@ -24,6 +24,13 @@ def test_simulate_writes_a_log_and_says_what_is_in_it(tmp_path):
     assert "not empty" in again.output
 
 
+def test_a_folder_below_a_file_is_bad_usage(tmp_path):
+    (tmp_path / "afile").write_text("kept")
+    result = CliRunner().invoke(simulate, ["--out", str(tmp_path / "afile" / "sub")])
+    assert result.exit_code == 2
+    assert "afile is a file, expected a directory" in " ".join(result.output.split())
+
+
 def test_every_size_can_be_asked_for():
     (size,) = [option for option in simulate.params if option.name == "size"]
     assert list(size.type.choices) == list(SIZES)

@@ -52,9 +52,10 @@ pytestmark = [pytest.mark.integration, pytest.mark.timeout(240)]
 logger = logging.getLogger(__name__)
 TABLES = (*logs.RECORDS, *lake.SERVING_TABLES)
 WORKERS = ("lake-1", "lake-2")
-# Small batches and eager merging: many commits, so that a kill hits one.
+# Small batches and eager merging: many commits, so that a kill hits one; gathered for long enough
+# that a take-over falls into it.
 ENVIRONMENT = {
-    "FINTREC_LAKE_FLUSH_MS": "200",
+    "FINTREC_LAKE_FLUSH_MS": "800",
     "FINTREC_LAKE_MAX_BATCH": "400",
     "FINTREC_LAKE_MAX_PARTS": "3",
     "FINTREC_SESSION_TIMEOUT_MS": "6000",

@@ -7,7 +7,7 @@ from aiokafka.errors import KafkaConnectionError, MessageSizeTooLargeError
 
 from features.errors import ModelUnavailable, StoreUnavailable
 from streams import feed
-from streams.feed import Progress, run_batch
+from streams.feed import CannotGoOn, Progress, run_batch
 from streams.topics import CLICKSTREAM
 from tests.streams.workers import SETTINGS, received
 
@@ -79,6 +79,13 @@ def test_a_record_too_large_for_its_topic_is_set_apart_and_not_waited_for():
     assert work.batches == [2, 1, 1]
     assert [offset for offset, _ in work.refused] == [0]
     assert work.done == [1]
+
+
+def test_work_that_cannot_go_on_blames_no_record():
+    work = Work(down=[CannotGoOn("the folder is gone")])
+    with pytest.raises(CannotGoOn, match="the folder is gone"):
+        run(work, range(3))
+    assert (work.done, work.refused) == ([], [])
 
 
 def test_a_poisonous_record_alone_is_refused_at_once():
@@ -302,3 +309,20 @@ def test_a_topic_that_ends_before_the_works_own_offset_ends_the_worker():
         return owner._progress.stuck(60.0)
 
     assert "ends at offset 30, expected at least 31" in asyncio.run(play())
+
+
+def test_work_that_cannot_go_on_ends_the_worker():
+    class Broken(Channel):
+        async def put(self, batch: feed.Batch) -> None:
+            batch.done.set_exception(CannotGoOn("the folder is gone"))
+
+    async def play():
+        work, consumer = Remembers(wants=0), Consumer(0)
+        owner = bound_feed(work, consumer)
+        owner.channel = Broken(work)
+        await owner._take_over([PLACE])
+        with pytest.raises(CannotGoOn):
+            await owner._deliver(await owner._gathered(owner._assignment), owner._assignment)
+        return owner._progress.stuck(60.0)
+
+    assert asyncio.run(play()) == "the folder is gone"

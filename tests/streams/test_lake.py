@@ -17,6 +17,7 @@ from fintrec import lake, logs
 from fintrec.parts import visible_parts
 from fintrec.slates import slate_id
 from streams.commands.worker import worker as worker_verbs
+from streams.feed import CannotGoOn
 from streams.lake import Lake, Taken
 from streams.lake_compaction import Limits, compact, compact_all
 from streams.lake_ledger import Disk, Ledger
@@ -350,6 +351,20 @@ def test_a_part_that_the_manifest_names_and_nobody_has_ends_the_worker(tmp_path:
         part.unlink()
     with pytest.raises(lake.LakeError, match="neither it nor .* is there"):
         run(worker(tmp_path), topics)
+
+
+def test_a_folder_that_is_removed_under_a_worker_ends_it(tmp_path: Path) -> None:
+    topics = few_topics()
+    work = worker(tmp_path / "lake")
+    asyncio.run(work.assigned(list(topics.logs)))
+    records = topics.logs[CLICKSTREAM, 0]
+    handle(work, records[:1])
+    shutil.rmtree(tmp_path / "lake")
+    with pytest.raises(CannotGoOn, match="no manifest, .* was the lake's folder removed"):
+        handle(work, records[1:])
+    # Its successor begins anew with what Kafka has.
+    run(worker(tmp_path / "lake"), topics)
+    check_whole(tmp_path / "lake", topics)
 
 
 def test_a_record_that_breaks_the_code_is_left_out_and_counted(tmp_path: Path) -> None:

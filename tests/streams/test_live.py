@@ -2,6 +2,7 @@
 
 import hashlib
 import math
+import shutil
 from collections import Counter, defaultdict
 
 import numpy as np
@@ -390,13 +391,53 @@ def test_the_summary_compares_the_served_pages_with_others(played):
 
 def test_a_log_without_a_bank_behind_it_is_refused(tmp_path, log_dir):
     logs.write_manifest(tmp_path / "log", {"end_ms": END_MS, "seed": 4})
-    with pytest.raises(logs.LogError, match="no users, expected a log of `fintrec simulate`"):
+    with pytest.raises(logs.LogError, match=r"log\.truth: no hidden truth, expected a log of"):
         draw_future(tmp_path / "log", None, 0, DAY_MS)
     logs.write_manifest(tmp_path / "log", {"source": "elsewhere"})
     with pytest.raises(logs.LogError, match="'end_ms' is None"):
         draw_future(tmp_path / "log", None, 0, DAY_MS)
     with pytest.raises(ValueError, match="121 users asked for, the log has 120"):
         draw_future(log_dir, 121, 0, DAY_MS)
+
+
+def of_live_verb(tmp_path, monkeypatch, log_dir, *options):
+    monkeypatch.setenv("FINTREC_KAFKA_BOOTSTRAP", "127.0.0.1:1")
+    argv = ["simulate", "--live", "--log", str(log_dir), "--dir", str(tmp_path), *options]
+    return CliRunner().invoke(cli, argv)
+
+
+def test_a_log_that_is_not_there_is_named(tmp_path, monkeypatch):
+    refused = of_live_verb(tmp_path, monkeypatch, tmp_path / "nosuch")
+    assert isinstance(refused.exception, logs.LogError)
+    assert str(refused.exception).startswith(f"{tmp_path / 'nosuch'}: no such folder, expected a")
+
+
+def test_a_truth_that_is_not_whole_is_named_and_not_taken_for_wrong_users(
+    tmp_path, monkeypatch, log_dir
+):
+    log, hidden = tmp_path / "log", tmp_path / "log.truth"
+    log.symlink_to(log_dir)
+    refused = of_live_verb(tmp_path, monkeypatch, log)
+    assert isinstance(refused.exception, logs.LogError)
+    assert f"{hidden}: no hidden truth, expected a log of" in str(refused.exception)
+
+    whole = log_dir.with_name(f"{log_dir.name}.truth")
+    for broken in ("items.parquet", "users/part-0.parquet"):
+        shutil.copytree(whole, hidden)
+        path = hidden / broken
+        path.write_bytes(path.read_bytes()[:-9])
+        refused = of_live_verb(tmp_path, monkeypatch, log)
+        assert isinstance(refused.exception, logs.LogError)
+        assert f"{path}: not a readable Parquet file" in str(refused.exception)
+        path.unlink()
+        refused = of_live_verb(tmp_path, monkeypatch, log)
+        assert isinstance(refused.exception, logs.LogError)
+        assert f"{hidden}/{broken.split('/', maxsplit=1)[0]}: no " in str(refused.exception)
+        shutil.rmtree(hidden)
+
+    too_many = of_live_verb(tmp_path, monkeypatch, log_dir, "--users", "121")
+    assert too_many.exit_code == 2
+    assert "Invalid value for --users: 121 users asked for" in too_many.output
 
 
 def test_the_verb_is_simulate_with_one_flag_more(tmp_path):

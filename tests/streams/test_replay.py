@@ -1,4 +1,10 @@
 import json
+import signal
+import subprocess
+import sys
+from collections.abc import Container
+from contextlib import nullcontext
+from datetime import UTC, datetime
 from pathlib import Path
 
 import orjson
@@ -12,11 +18,13 @@ from features.records import entity_of
 from features.spec import DAY_MS
 from fintrec import logs
 from fintrec.bank.simulate import BankSize, simulate
+from fintrec.bank.truth import truth_dir
 from streams import replay
 from streams.commands.publish import publish
 from streams.commands.topics import topics
 from streams.replay import Outgoing, Pace, Period, Progress, PublishError
 from streams.topics import CLICKSTREAM, CONSENTS, ITEMS, TOPICS
+from tests.integration.wire import until
 
 # kafka-python 3.0.12 reads its own protocol files by a call that Python 3.11 deprecates.
 pytestmark = pytest.mark.filterwarnings("ignore:(read|open)_text is deprecated:DeprecationWarning")
@@ -32,36 +40,51 @@ def bank_log(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 class FakeCluster:
-    """Takes records; from the send numbered `fails_at` on, none is acknowledged."""
+    """Takes records; from the send numbered `fails_at` on, none is acknowledged.
 
-    def __init__(self, fails_at: int | None = None) -> None:
+    Answers come when they are awaited; with `answers_at_once` all but those numbered in `is_slow`
+    are there when the record was sent.
+    """
+
+    def __init__(
+        self,
+        fails_at: int | None = None,
+        answers_at_once: bool = False,
+        is_slow: Container[int] = (),
+    ) -> None:
         self.taken: list[tuple[str, bytes, bytes]] = []
         self.fails_at = fails_at
+        self.answers_at_once, self.is_slow = answers_at_once, is_slow
 
     def send(self, topic, key, value):
         self.taken.append((topic, key, value))
-        return FakeAnswer(self.fails_at is not None and len(self.taken) > self.fails_at)
+        number = len(self.taken)
+        return FakeAnswer(
+            self.fails_at is not None and number > self.fails_at,
+            self.answers_at_once and number not in self.is_slow,
+        )
 
 
 class FakeAnswer:
-    def __init__(self, fails: bool) -> None:
-        self.fails = fails
+    def __init__(self, fails: bool, is_done: bool) -> None:
+        self.fails, self.is_done = fails, is_done
 
     def get(self, timeout=None):
+        self.is_done = True
         if self.fails:
             raise KafkaTimeoutError("no answer")
 
 
-def run(log_dir, path, cluster, period=None, pace=None):
+def run(log_dir, path, cluster, period=None, pace=None, heard=lambda number: None):
     before = Progress.load(path, "r")
     events = replay.outgoing(log_dir, period or Period())
-    return replay.replay(events, cluster.send, before, path, pace or Pace(), lambda number: None)
+    return replay.replay(events, cluster.send, before, path, pace or Pace(), heard)
 
 
 def test_everything_is_sent_once_in_order_of_event_time_items_and_consents_first(bank_log):
     sent = list(replay.outgoing(bank_log, Period()))
     rows = sum(logs.read_table(bank_log, name).num_rows for name in logs.RECORDS)
-    assert len(sent) == replay.count(bank_log, Period()) == rows
+    assert len(sent) == sum(replay.counts(bank_log, Period()).values()) == rows
     ahead = [event for event in sent if event.event_time_ms is None]
     assert sent[: len(ahead)] == ahead
     assert [event.topic for event in ahead] == sorted(
@@ -86,7 +109,7 @@ def test_a_period_bounds_events_but_not_what_they_are_judged_by(bank_log):
     sent = list(replay.outgoing(bank_log, period))
     times = [event.event_time_ms for event in sent if event.event_time_ms is not None]
     assert period.from_ms <= min(times) <= max(times) < period.to_ms
-    assert len(sent) == replay.count(bank_log, period)
+    assert len(sent) == sum(replay.counts(bank_log, period).values())
     consents = logs.read_table(bank_log, CONSENTS)["event_time_ms"].to_pylist()
     assert [e.topic for e in sent].count(CONSENTS) == sum(t < period.to_ms for t in consents)
 
@@ -125,6 +148,64 @@ def test_progress_counts_acknowledged_records_only(bank_log, tmp_path, monkeypat
     assert len(broken.taken) == 101
 
 
+def a_pace_that_ends(after: int) -> Pace:
+    """Real time between events, and Ctrl-C in the pause with this number."""
+    now_s, pauses = [0.0], iter(range(1, after + 1))
+
+    def sleep(wait_s):
+        now_s[0] += wait_s
+        if next(pauses) == after:
+            raise KeyboardInterrupt
+
+    return Pace(1.0, lambda: now_s[0], sleep)
+
+
+def test_ctrl_c_of_a_paced_replay_saves_all_that_was_acknowledged_until_then(bank_log, tmp_path):
+    path, heard = tmp_path / "progress.json", []
+    cluster = FakeCluster(answers_at_once=True)
+    with pytest.raises(KeyboardInterrupt):
+        run(bank_log, path, cluster, pace=a_pace_that_ends(10), heard=heard.append)
+    num_ahead = sum(e.event_time_ms is None for e in replay.outgoing(bank_log, Period()))
+    assert len(cluster.taken) > num_ahead > 0
+    assert Progress.load(path, "r").num_acknowledged == sum(heard) == len(cluster.taken)
+
+
+def test_what_was_acknowledged_behind_one_that_was_not_is_sent_again(bank_log, tmp_path):
+    path = tmp_path / "progress.json"
+    cluster = FakeCluster(answers_at_once=True, is_slow={8})
+    with pytest.raises(KeyboardInterrupt):
+        run(bank_log, path, cluster, pace=a_pace_that_ends(10))
+    assert len(cluster.taken) > 8
+    assert Progress.load(path, "r").num_acknowledged == 7
+
+
+def test_acknowledgements_that_came_before_the_error_are_counted(bank_log, tmp_path):
+    path, cluster = tmp_path / "progress.json", FakeCluster()
+    answers = []
+
+    def send(topic, key, value):
+        if len(answers) == 40:  # the answers come, and then the next record finds no room
+            for answer in answers:
+                answer.is_done = True
+            raise KafkaTimeoutError("no room")
+        answers.append(cluster.send(topic, key, value))
+        return answers[-1]
+
+    events = replay.outgoing(bank_log, Period())
+    with pytest.raises(PublishError, match="no room"):
+        replay.replay(events, send, Progress("r", 0), path, Pace(), lambda number: None)
+    assert Progress.load(path, "r").num_acknowledged == 40
+
+
+def test_a_refused_record_is_noticed_at_once(bank_log, tmp_path):
+    path = tmp_path / "progress.json"
+    cluster = FakeCluster(fails_at=30, answers_at_once=True)
+    with pytest.raises(PublishError, match="was not acknowledged"):
+        run(bank_log, path, cluster)
+    assert len(cluster.taken) == 31
+    assert Progress.load(path, "r").num_acknowledged == 30
+
+
 def test_progress_of_another_replay_is_not_taken(tmp_path):
     Progress("r", 5).save(tmp_path / "progress.json")
     assert Progress.load(tmp_path / "progress.json", "r").num_acknowledged == 5
@@ -146,8 +227,12 @@ def test_pace_holds_events_back_by_their_times_and_nothing_else():
         now_s[0] += wait_s
 
     events = [Outgoing("t", b"", b"", time_ms) for time_ms in (None, 5_000, 5_000, 25_000)]
-    assert list(Pace(10.0, lambda: now_s[0], sleep).keep(iter(events))) == events
-    assert waits == [2.0]
+    looks = []
+    pace = Pace(10.0, lambda: now_s[0], sleep)
+    assert list(pace.keep(iter(events), lambda: looks.append(now_s[0]))) == events
+    assert sum(waits) == 2.0
+    assert max(waits) == replay.LONGEST_SLEEP_S  # a long pause is no time without a look
+    assert len(looks) == len(waits)
 
 
 def test_contradicting_options_are_bad_usage(bank_log):
@@ -159,28 +244,117 @@ def test_contradicting_options_are_bad_usage(bank_log):
 
 
 @pytest.fixture
-def own_log(bank_log, tmp_path):
+def cluster(monkeypatch):
+    """What the verb publishes to, instead of the stack's brokers."""
+    fake = FakeCluster(answers_at_once=True)
+    monkeypatch.setattr("streams.commands.publish._cluster_id", lambda settings: "fake")
+    monkeypatch.setattr("streams.commands.publish._send", lambda settings: nullcontext(fake.send))
+    return fake
+
+
+def published(log_dir, stack_dir, *options):
+    return CliRunner().invoke(publish, [str(log_dir), "--dir", str(stack_dir), *options])
+
+
+def test_a_folder_that_is_no_log_is_refused(bank_log, tmp_path, cluster):
+    (tmp_path / "empty").mkdir()
+    (tmp_path / "set" / "decisions").mkdir(parents=True)
+    (tmp_path / "set" / "items.parquet").write_text("")
+    for folder in (tmp_path / "empty", tmp_path / "set", truth_dir(bank_log)):
+        refused = published(folder, tmp_path)
+        assert isinstance(refused.exception, logs.LogError)
+        assert f"{folder}: no files of items.v1, consents.v1" in str(refused.exception)
+        assert "expected a LOG_DIR" in str(refused.exception)
+    (tmp_path / "log").mkdir()
+    (tmp_path / "log" / ITEMS).symlink_to(bank_log / ITEMS)
+    assert "no files of clickstream.v1," in str(
+        published(tmp_path / "log", tmp_path, "--only", CLICKSTREAM).exception
+    )
+    assert cluster.taken == []
+    assert published(tmp_path / "log", tmp_path).exit_code == 0
+    assert {topic for topic, _, _ in cluster.taken} == {ITEMS}
+
+
+def iso(time_ms):
+    return datetime.fromtimestamp(time_ms / 1000, UTC).isoformat(timespec="milliseconds")
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        ("--from", iso(END_MS), "--to", iso(END_MS)),
+        ("--from", iso(END_MS), "--to", iso(END_MS - 1_000)),
+        ("--days", "1", "--to", iso(END_MS - 2 * DAY_MS)),
+    ],
+)
+def test_a_period_that_ends_before_it_begins_is_bad_usage(bank_log, tmp_path, cluster, options):
+    refused = published(bank_log, tmp_path, *options)
+    assert refused.exit_code == 2
+    assert "must be before --to" in " ".join(refused.output.split())
+    assert cluster.taken == []
+
+
+def test_a_period_without_events_is_said_with_what_the_log_covers(bank_log, tmp_path, cluster):
+    times = [
+        time_ms
+        for topic in replay.TOPICS[2:]
+        for time_ms in logs.read_table(bank_log, topic)["event_time_ms"].to_pylist()
+    ]
+    covers = f"{bank_log} covers {iso(min(times))} to {iso(max(times))}"
+    done = published(bank_log, tmp_path, "--from", iso(END_MS + DAY_MS))
+    assert done.exit_code == 0
+    assert f"no events from {iso(END_MS + DAY_MS)[:-10]}" in done.stdout
+    assert covers in done.stdout
+    assert {topic for topic, _, _ in cluster.taken} == {ITEMS, CONSENTS}
+    done = published(bank_log, tmp_path, "--to", iso(END_MS - 900 * DAY_MS), "--json")
+    assert json.loads(done.stdout)["acknowledged"] > 0
+    assert covers in done.stderr
+    assert "no events" not in published(bank_log, tmp_path, "--days", "1").output
+    assert "no events" not in published(bank_log, tmp_path, "--only", ITEMS).output
+
+
+def test_a_second_publish_beside_the_same_one_is_refused(bank_log, tmp_path, cluster):
+    beside = []
+    send = cluster.send
+
+    def sends_and_is_asked_again(topic, key, value):
+        if not beside:
+            beside.append(published(bank_log, tmp_path, "--restart"))
+            beside.append(published(bank_log, tmp_path, "--only", ITEMS))
+        return send(topic, key, value)
+
+    cluster.send = sends_and_is_asked_again
+    assert published(bank_log, tmp_path).exit_code == 0
+    same, another = beside
+    assert isinstance(same.exception, PublishError)
+    assert ".json.lock is held" in str(same.exception)
+    assert another.exit_code == 0
+    assert published(bank_log, tmp_path).exit_code == 0  # it is free again
+
+
+def own_log(bank_log, folder, prefix):
     """A log of users that no other test of the shared broker knows."""
     table = logs.read_table(bank_log, CLICKSTREAM)
-    names = [f"replay-{user_id}" for user_id in table["user_id"].to_pylist()]
+    names = [f"{prefix}{user_id}" for user_id in table["user_id"].to_pylist()]
     place = table.column_names.index("user_id")
-    logs.write_table(tmp_path, CLICKSTREAM, table.set_column(place, "user_id", pa.array(names)))
-    return tmp_path
+    logs.write_table(folder, CLICKSTREAM, table.set_column(place, "user_id", pa.array(names)))
+    return folder
 
 
 @pytest.mark.integration
-def test_a_published_log_is_on_the_broker_in_the_order_of_each_user(own_log, stack):
+def test_a_published_log_is_on_the_broker_in_the_order_of_each_user(bank_log, tmp_path, stack):
     from kafka import KafkaConsumer, TopicPartition
 
     from streams.clients import kafka_python_config
 
+    log_dir = own_log(bank_log, tmp_path, "replay-")
     where = ["--dir", str(stack.stack.dir), "--json"]
     CliRunner().invoke(topics, ["create", *where], catch_exceptions=False)
     first, again = (
-        CliRunner().invoke(publish, [str(own_log), *where], catch_exceptions=False)
+        CliRunner().invoke(publish, [str(log_dir), *where], catch_exceptions=False)
         for _ in range(2)
     )
-    rows = logs.read_table(own_log, CLICKSTREAM)
+    rows = logs.read_table(log_dir, CLICKSTREAM)
     assert json.loads(first.stdout)["acknowledged"] == rows.num_rows
     assert json.loads(again.stdout)["acknowledged"] == 0
     consumer = KafkaConsumer(**kafka_python_config(stack.settings), group_id=None)
@@ -200,3 +374,49 @@ def test_a_published_log_is_on_the_broker_in_the_order_of_each_user(own_log, sta
     consumer.close()
     assert sorted(ids) == sorted(rows["event_id"].to_pylist())
     assert all(found == sorted(found) for found in times.values())
+
+
+def _num_on(settings, topic):
+    """Records that the broker took for a topic."""
+    from kafka import KafkaConsumer, TopicPartition
+
+    from streams.clients import kafka_python_config
+
+    consumer = KafkaConsumer(**kafka_python_config(settings), group_id=None)
+    try:
+        numbers = consumer.partitions_for_topic(topic)
+        return sum(consumer.end_offsets([TopicPartition(topic, n) for n in numbers]).values())
+    finally:
+        consumer.close()
+
+
+@pytest.mark.integration
+def test_ctrl_c_of_a_paced_publish_keeps_what_the_broker_acknowledged(bank_log, tmp_path, stack):
+    log_dir = own_log(bank_log, tmp_path, "paced-")
+    where = ["--dir", str(stack.stack.dir), "--json"]
+    CliRunner().invoke(topics, ["create", *where], catch_exceptions=False)
+    folder = stack.stack.dir / "publish"
+    before, on_broker = set(folder.glob("*.lock")), _num_on(stack.settings, CLICKSTREAM)
+    running = subprocess.Popen(
+        # Some events a second; the log has hundreds.
+        [sys.executable, "-m", "streams", "publish", str(log_dir), "--speed", "9000", *where],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        # A shell that runs tests in the background has its children ignore Ctrl-C.
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler),
+    )
+    try:
+        enough = on_broker + 20
+        until("some are sent", lambda: _num_on(stack.settings, CLICKSTREAM) > enough, 60)
+        running.send_signal(signal.SIGINT)
+        running.communicate(timeout=30)
+    finally:
+        running.kill()
+    assert running.returncode == 1
+    (lock,) = set(folder.glob("*.lock")) - before
+    rows = logs.read_table(log_dir, CLICKSTREAM).num_rows
+    kept = json.loads(lock.with_suffix("").read_text())["num_acknowledged"]
+    assert 0 < kept < rows
+    rest = CliRunner().invoke(publish, [str(log_dir), *where], catch_exceptions=False)
+    told = json.loads(rest.stdout)
+    assert (told["already_published"], told["acknowledged"]) == (kept, rows - kept)
