@@ -6,8 +6,11 @@ under the same path, and every executor has this package.
 """
 
 import json
+import logging
 import os
+import signal
 import tempfile
+import threading
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -172,12 +175,38 @@ def _started(folder: Path) -> Iterator["SparkSession"]:
             .config("spark.driver.host", "127.0.0.1")
             .config("spark.local.dir", str(folder / "local"))
         )
-    session = builder.getOrCreate()
+    with _plain_interrupts():
+        session = builder.getOrCreate()
     session.sparkContext.setLogLevel("ERROR")
+    logging.getLogger().addFilter(_is_no_interrupt)
     try:
         yield session
     finally:
         session.stop()
+        logging.getLogger().removeFilter(_is_no_interrupt)
+
+
+@contextmanager
+def _plain_interrupts() -> Iterator[None]:
+    """Take back the interrupt's handler that PySpark sets.
+
+    It asks Java to cancel in the middle of another call, which fails with two tracebacks; the
+    session is stopped in any case.
+    """
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    handler = signal.getsignal(signal.SIGINT)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, signal.SIG_DFL if handler is None else handler)
+
+
+def _is_no_interrupt(record: logging.LogRecord) -> bool:
+    """Whether a message is not about the call to Java that an interrupt ended."""
+    raised = record.exc_info[0] if record.exc_info else None
+    return raised is None or not issubclass(raised, KeyboardInterrupt)
 
 
 @contextmanager

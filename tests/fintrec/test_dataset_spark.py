@@ -2,6 +2,8 @@
 
 import os
 import shutil
+import signal
+import threading
 from pathlib import Path
 
 import psutil
@@ -36,7 +38,16 @@ def few_users(bank_log, out):
 USERS = ["u000001", "u000002", "u000003", "u000004"]
 
 
-def test_both_engines_write_the_same_bytes_and_spark_leaves_nothing_behind(bank_log, tmp_path):
+def interrupted(what, done, total):
+    """Ctrl-C while Spark is at work on the first step."""
+    if (what, done) == ("reading the log", 0):
+        to_main = (threading.main_thread().ident, signal.SIGINT)
+        threading.Timer(0.3, signal.pthread_kill, to_main).start()
+
+
+def test_both_engines_write_the_same_bytes_and_spark_leaves_nothing_behind(
+    bank_log, tmp_path, caplog
+):
     few_users(bank_log, tmp_path / "few")
     broken = tmp_path / "broken"
     shutil.copytree(tmp_path / "few", broken)
@@ -48,6 +59,11 @@ def test_both_engines_write_the_same_bytes_and_spark_leaves_nothing_behind(bank_
             build_dataset(log_dir, tmp_path / f"{name}-spark", CONFIG, "spark")
         with pytest.raises(logs.LogError, match="not a readable Parquet file") as refused:
             build_dataset(broken, tmp_path / "broken-spark", CONFIG, "spark")
+        with pytest.raises(KeyboardInterrupt):
+            build_dataset(bank_log, tmp_path / "interrupted", CONFIG, "spark", interrupted)
+    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+    assert not [record for record in caplog.records if record.exc_info]
+    assert not (tmp_path / "interrupted").exists()
     assert str(part) in str(refused.value)
     assert "\n" not in str(refused.value)
     assert not (tmp_path / "broken-spark").exists()
