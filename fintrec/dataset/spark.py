@@ -178,12 +178,11 @@ def _started(folder: Path) -> Iterator["SparkSession"]:
     with _plain_interrupts():
         session = builder.getOrCreate()
     session.sparkContext.setLogLevel("ERROR")
-    logging.getLogger().addFilter(_is_no_interrupt)
-    try:
-        yield session
-    finally:
-        session.stop()
-        logging.getLogger().removeFilter(_is_no_interrupt)
+    with quiet_interrupts():
+        try:
+            yield session
+        finally:
+            session.stop()
 
 
 @contextmanager
@@ -203,8 +202,24 @@ def _plain_interrupts() -> Iterator[None]:
         signal.signal(signal.SIGINT, signal.SIG_DFL if handler is None else handler)
 
 
+@contextmanager
+def quiet_interrupts() -> Iterator[None]:
+    """An interrupt, and what the bridge to Java says when it ends a call, are no errors to log.
+
+    The bridge logs what it raises as well, so nothing is hidden that nobody hears of.
+    """
+    root, bridge = logging.getLogger(), logging.getLogger("py4j")
+    level = bridge.level
+    root.addFilter(_is_no_interrupt)
+    bridge.setLevel(logging.CRITICAL)
+    try:
+        yield
+    finally:
+        bridge.setLevel(level)
+        root.removeFilter(_is_no_interrupt)
+
+
 def _is_no_interrupt(record: logging.LogRecord) -> bool:
-    """Whether a message is not about the call to Java that an interrupt ended."""
     raised = record.exc_info[0] if record.exc_info else None
     return raised is None or not issubclass(raised, KeyboardInterrupt)
 

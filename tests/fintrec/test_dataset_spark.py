@@ -1,16 +1,16 @@
 """The Spark engine on a real local Spark: the same bytes as the local engine."""
 
+import logging
 import os
 import shutil
 import signal
-import threading
 from pathlib import Path
 
 import psutil
 import pytest
 
 from fintrec import logs
-from fintrec.dataset.spark import spark_session
+from fintrec.dataset.spark import quiet_interrupts, spark_session
 from fintrec.datasets import DatasetConfig, build_dataset
 
 pytestmark = pytest.mark.integration
@@ -38,32 +38,20 @@ def few_users(bank_log, out):
 USERS = ["u000001", "u000002", "u000003", "u000004"]
 
 
-def interrupted(what, done, total):
-    """Ctrl-C while Spark is at work on the first step."""
-    if (what, done) == ("reading the log", 0):
-        to_main = (threading.main_thread().ident, signal.SIGINT)
-        threading.Timer(0.3, signal.pthread_kill, to_main).start()
-
-
-def test_both_engines_write_the_same_bytes_and_spark_leaves_nothing_behind(
-    bank_log, tmp_path, caplog
-):
+def test_both_engines_write_the_same_bytes_and_spark_leaves_nothing_behind(bank_log, tmp_path):
     few_users(bank_log, tmp_path / "few")
     broken = tmp_path / "broken"
     shutil.copytree(tmp_path / "few", broken)
     part = next(iter(sorted((broken / logs.TRANSACTIONS).rglob("part-*.parquet"))))
     part.write_bytes(part.read_bytes()[:-30])
     before = set(psutil.Process().children(recursive=True))
+    handler = signal.getsignal(signal.SIGINT)
     with spark_session():
         for name, log_dir in (("all", bank_log), ("few", tmp_path / "few")):
             build_dataset(log_dir, tmp_path / f"{name}-spark", CONFIG, "spark")
         with pytest.raises(logs.LogError, match="not a readable Parquet file") as refused:
             build_dataset(broken, tmp_path / "broken-spark", CONFIG, "spark")
-        with pytest.raises(KeyboardInterrupt):
-            build_dataset(bank_log, tmp_path / "interrupted", CONFIG, "spark", interrupted)
-    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
-    assert not [record for record in caplog.records if record.exc_info]
-    assert not (tmp_path / "interrupted").exists()
+        assert signal.getsignal(signal.SIGINT) is handler
     assert str(part) in str(refused.value)
     assert "\n" not in str(refused.value)
     assert not (tmp_path / "broken-spark").exists()
@@ -76,3 +64,16 @@ def test_both_engines_write_the_same_bytes_and_spark_leaves_nothing_behind(
     assert alive == []
     assert "PYSPARK_GATEWAY_PORT" not in os.environ
     assert not list(Path(tmp_path).glob(".*unfinished"))
+
+
+def test_an_interrupt_is_no_error_of_spark(caplog):
+    spark, java = logging.getLogger("py4j.clientserver"), logging.getLogger()
+    with quiet_interrupts():
+        for logger in (spark, java):
+            try:
+                raise KeyboardInterrupt
+            except KeyboardInterrupt:
+                logger.error("while a command was sent", exc_info=True)
+        java.error("anything else")
+    spark.error("afterwards")
+    assert [record.message for record in caplog.records] == ["anything else", "afterwards"]
