@@ -41,4 +41,4 @@ def _stand_at_end(consumer: KafkaConsumer, topics: Sequence[str]) -> None:
     consumer.assign(assigned)
     consumer.seek_to_end()
     for partition in assigned:
-        consumer.position(partition)  # asked for now: the end is where it is before the first send
+        consumer.position(partition)  # asked at once: the end is where it is before the first send
