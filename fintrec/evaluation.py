@@ -11,6 +11,7 @@ import torch
 
 from fintrec.batches import conversion_batches
 from fintrec.calibration import Calibration, click_level, conversion_probabilities
+from fintrec.calibration_choice import Impressions
 from fintrec.datasets import Decisions, TrainingSet
 from fintrec.exposure import ExposurePrior
 from fintrec.metrics import auroc, calibration_error, log_loss, recall_at
@@ -57,14 +58,17 @@ def score(
     return Scored(*(np.concatenate(part) for part in zip(*parts, strict=True)))
 
 
-def impressions(
-    scored: Scored, decisions: Decisions
-) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.bool_]]:
-    """z of every shown item of the pages (the calibration's input), and whether it was clicked."""
+def impressions(scored: Scored, decisions: Decisions) -> Impressions:
+    """Every shown item of the pages: the calibration's input."""
     shown = decisions.shown[scored.pages]
     row, position = np.nonzero(shown >= 0)
-    level = click_level(scored.pctr_logits)[row, shown[row, position]]
-    return level, decisions.clicked[scored.pages][row, position]
+    item = shown[row, position].astype(np.int64)
+    return Impressions(
+        level=click_level(scored.pctr_logits)[row, item],
+        item=item,
+        clicked=decisions.clicked[scored.pages][row, position],
+        user=decisions.user[scored.pages][row].astype(np.int64),
+    )
 
 
 def evaluate(

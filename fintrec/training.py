@@ -29,7 +29,7 @@ from fintrec.batches import (
     history_lengths,
     num_batches,
 )
-from fintrec.calibration import fit as fit_calibration
+from fintrec.calibration_choice import choose as choose_calibration
 from fintrec.checkpoint import Checkpoint
 from fintrec.datasets import Decisions, TrainingSet
 from fintrec.evaluation import evaluate, impressions, score
@@ -182,7 +182,7 @@ def train(
     }
     limit, seed = recipe.training.evaluation_rows, recipe.training.seed
     scored = score(pctr, pcvr, data, data.validation, _sample(data.validation, limit, seed))
-    calibration = fit_calibration(*impressions(scored, data.validation))
+    calibration = choose_calibration(impressions(scored, data.validation), len(data.items), seed)
     tested = score(pctr, pcvr, data, data.test, _sample(data.test, limit, seed))
     metrics = {
         "training": history,
