@@ -14,7 +14,15 @@ from fintrec.calibration import Calibration, click_level, conversion_probabiliti
 from fintrec.calibration_choice import Impressions
 from fintrec.datasets import Decisions, TrainingSet
 from fintrec.exposure import ExposurePrior
-from fintrec.metrics import auroc, calibration_error, log_loss, recall_at
+from fintrec.metrics import (
+    auroc,
+    brier,
+    calibration_error,
+    calibration_line,
+    log_loss,
+    log_loss_lift,
+    recall_at,
+)
 from fintrec.models.pctr import Pctr
 from fintrec.models.pcvr import Pcvr
 
@@ -109,10 +117,15 @@ def evaluate(
 def _binary(
     name: str, probability: npt.NDArray[np.float64], label: npt.NDArray[np.bool_]
 ) -> dict[str, float]:
+    slope, intercept = calibration_line(probability, label)
     return {
         f"{name}_log_loss": log_loss(probability, label),
+        f"{name}_log_loss_lift": log_loss_lift(probability, label),
         f"{name}_auroc": auroc(probability, label),
+        f"{name}_brier": brier(probability, label),
         f"{name}_calibration_error": calibration_error(probability, label),
+        f"{name}_calibration_slope": slope,
+        f"{name}_calibration_intercept": intercept,
     }
 
 
