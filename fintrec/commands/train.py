@@ -69,6 +69,7 @@ def train(
     """
     import torch
 
+    from fintrec import calibration_report
     from fintrec.checkpoint import save
     from fintrec.models.config import RECIPES
     from fintrec.training import train as run
@@ -86,6 +87,7 @@ def train(
     if as_json:
         checkpoint = run(data, chosen, minutes)
         save(checkpoint, out)
+        calibration_report.write(out, checkpoint, data, source.name)
         import orjson
 
         click.echo(orjson.dumps({"checkpoint": str(out), **checkpoint.metrics}))
@@ -93,6 +95,7 @@ def train(
     with _Bars() as bars:
         checkpoint = run(data, chosen, minutes, bars.show)
     save(checkpoint, out)
+    calibration_report.write(out, checkpoint, data, source.name)
     _print(out, checkpoint.metrics)
 
 
