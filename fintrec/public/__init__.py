@@ -1,0 +1,1 @@
+"""Public data sets judged by the protocols of the papers that quote them."""
