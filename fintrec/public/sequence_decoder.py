@@ -18,6 +18,8 @@ from fintrec.models.attention import Blocks, visible_before
 from fintrec.public.full_ranking import FloatArray
 from fintrec.public.item_sequences import WINDOW, IntArray
 
+START_NOISE = 0.3  # of the random start, beside given vectors
+
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class DecoderShape:
@@ -32,7 +34,6 @@ class DecoderShape:
     order: str = "absolute"  # absolute, relative, none
     temperature: float = 0.0  # of cosine scores; 0 is for dot products
     item_bias: bool = False
-    recent: bool = False
 
 
 class SequenceDecoder(nn.Module):
@@ -41,6 +42,7 @@ class SequenceDecoder(nn.Module):
     def __init__(self, num_items: int, shape: DecoderShape) -> None:
         super().__init__()
         self.shape = shape
+        self.num_items = num_items
         self.table = nn.Embedding(num_items + 1, shape.d_model, padding_idx=0)
         self.position = nn.Embedding(WINDOW + 1, shape.d_model, padding_idx=0)
         self.distance = nn.Parameter(torch.zeros(WINDOW))
@@ -55,11 +57,19 @@ class SequenceDecoder(nn.Module):
             self.table.weight[0] = 0.0
             self.position.weight[0] = 0.0
 
+    @torch.no_grad()
+    def start_at(self, vectors_ND: Tensor) -> None:
+        """Put the table at given vectors; an item whose vector is zero keeps its random one."""
+        known_N1 = (vectors_ND != 0).any(dim=1, keepdim=True)
+        noise_ND = self.table.weight[1:]
+        started_ND = vectors_ND + START_NOISE * noise_ND
+        self.table.weight[1:] = torch.where(known_N1, started_ND, noise_ND)
+
     def forward(self, items_BT: Tensor, num_queries: int) -> Tensor:
         """Hidden states of the newest `num_queries` items, (B, num_queries, D)."""
         known_BT = items_BT > 0
         order_BT = known_BT.cumsum(1) * known_BT
-        x_BTD = self._rows(items_BT)
+        x_BTD = self.table(items_BT)
         if self.shape.order == "absolute":
             x_BTD = x_BTD + self.position(order_BT)
         visible_BTT = visible_before(order_BT)
@@ -70,16 +80,19 @@ class SequenceDecoder(nn.Module):
             visible_BTT = self.distance[ago].masked_fill(~visible_BTT, float("-inf"))
         return self.blocks(self.dropout(x_BTD), visible_BTT, num_queries)
 
-    def _rows(self, items: Tensor) -> Tensor:
-        return self.table(items)
-
     def logits(self, hidden_MD: Tensor, items_S: Tensor | None = None) -> Tensor:
         """Scores (M, N) of all items, or (M, S) of the given ones."""
-        rows = self.table.weight[1:] if items_S is None else self.table(items_S)
-        bias = self.bias if items_S is None else self.bias[items_S - 1]
-        hidden_MD, rows = self.scaled(hidden_MD, rows)
-        scores = hidden_MD @ rows.T
-        return scores + bias if self.shape.item_bias else scores
+        rows_SD = self.table.weight[1:] if items_S is None else self.table(items_S)
+        bias_S = self.bias if items_S is None else self.bias[items_S - 1]
+        hidden_MD, rows_SD = self.scaled(hidden_MD, rows_SD)
+        scores = hidden_MD @ rows_SD.T
+        return scores + bias_S if self.shape.item_bias else scores
+
+    def logits_of(self, hidden_MD: Tensor, items_M: Tensor) -> Tensor:
+        """Score (M,) of one item for each hidden state."""
+        hidden_MD, rows_MD = self.scaled(hidden_MD, self.table(items_M))
+        scores_M = (hidden_MD * rows_MD).sum(dim=1)
+        return scores_M + self.bias[items_M - 1] if self.shape.item_bias else scores_M
 
     def scaled(self, hidden_MD: Tensor, rows_SD: Tensor) -> tuple[Tensor, Tensor]:
         if not self.shape.temperature:
