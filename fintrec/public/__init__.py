@@ -1,1 +1,1 @@
-"""Public data sets judged by the protocols of the papers that quote them."""
+"""Data that nobody here wrote, judged by published protocols: events, sessions, item sequences."""
