@@ -81,8 +81,8 @@ def fit(
     Raises ValueError for an item outside that range.
     """
     settings = settings or NeighbourSettings()
-    flat = np.concatenate([np.asarray(one, dtype=np.int64) for one in sequences] or [[]])
-    flat = flat.astype(np.int64)
+    nothing = np.zeros(0, dtype=np.int64)
+    flat = np.concatenate([nothing, *sequences]).astype(np.int64)
     if len(flat) and not (flat.min() >= 1 and flat.max() <= num_items):
         raise ValueError(
             f"items are {flat.min()} to {flat.max()}, expected all from 1 to {num_items}"

@@ -32,8 +32,8 @@ class DecoderShape:
     dropout: float = 0.4
     input_dropout: float = 0.4
     order: str = "absolute"  # absolute, relative, none
-    temperature: float = 0.0  # of cosine scores; 0 is for dot products
-    item_bias: bool = False
+    temperature: float = 0.07  # of cosine scores; 0 is for dot products
+    item_bias: bool = True
 
 
 class SequenceDecoder(nn.Module):

@@ -12,6 +12,8 @@ Shapes: W windows of a batch, T history, M labels, S negatives, N items
 """
 
 import copy
+import hashlib
+import json
 import math
 import os
 import time
@@ -25,7 +27,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from features.errors import FintrecError
+from features.errors import ConfigurationError, FintrecError
 from fintrec.public.cooccurrence import item_vectors
 from fintrec.public.full_ranking import metrics, ranks
 from fintrec.public.item_sequences import WINDOW, IntArray, ItemSequences
@@ -45,10 +47,10 @@ class DecoderRecipe:
     """A decoder and how it is trained; the defaults were chosen on Amazon Beauty's validation."""
 
     shape: DecoderShape = field(default_factory=DecoderShape)
-    epochs: int = 40
+    epochs: int = 30
     evaluate_every: int = 2
     patience: int = 10  # epochs without a better validation
-    learning_rate: float = 1e-3
+    learning_rate: float = 5e-3
     warmup_steps: int = 100
     weight_decay: float = 1e-4  # of matrices, the table among them
     negatives: int = 1024
@@ -161,6 +163,7 @@ class _Run:
     def __init__(self, data: ItemSequences, recipe: DecoderRecipe, seed: int) -> None:
         self.recipe = recipe
         self.seed = seed
+        self.made_of = _made_of(data, recipe, seed)
         self.windows = windows(data.training())
         self.lengths = np.array([len(window) - 1 for window in self.windows], dtype=np.int64)
         torch.manual_seed(seed)
@@ -234,7 +237,7 @@ class _Run:
         else:
             loss = full_softmax(self.model, hidden_MD, labels_M)
         self.optimizer.zero_grad(set_to_none=True)
-        loss.backward()
+        loss.backward()  # type: ignore[no-untyped-call]
         nn.utils.clip_grad_norm_(self.model.parameters(), _CLIP)
         self.optimizer.step()
         return float(loss.detach()), len(labels_M)
@@ -258,6 +261,7 @@ class _Run:
         """Write the state; a cut while writing leaves the one before."""
         partial = path.with_name(f".{path.name}.partial")
         state = {
+            "made_of": self.made_of,
             "model": self.model.state_dict(),
             "best": self.best,
             "best_epoch": self.best_epoch,
@@ -270,10 +274,23 @@ class _Run:
     def load(self, path: Path) -> None:
         """Go on where a run of the same data, recipe and seed was cut."""
         state = torch.load(path, weights_only=True)
+        if state["made_of"] != self.made_of:
+            raise ConfigurationError(
+                f"{path} is the state of a run of other data, recipe or seed: take another folder, "
+                "or delete the file"
+            )
         self.model.load_state_dict(state["model"])
         self.optimizer.load_state_dict(state["optimizer"])
         self.best, self.best_epoch = state["best"], state["best_epoch"]
         self.history = [Epoch(**epoch) for epoch in state["history"]]
+
+
+def _made_of(data: ItemSequences, recipe: DecoderRecipe, seed: int) -> str:
+    """A hash of all that a run depends on."""
+    digest = hashlib.sha256(json.dumps([recipe.to_dict(), seed]).encode())
+    for numbers in (data.item_ids, data.items, data.offsets):
+        digest.update(numbers.tobytes())
+    return digest.hexdigest()
 
 
 def _optimizer(model: SequenceDecoder, recipe: DecoderRecipe) -> torch.optim.AdamW:
@@ -300,7 +317,7 @@ def train(
     which depends on the machine's pace; then the learning rate comes down sooner. At `state_path`
     the state is written after every epoch, and a run that finds it goes on there.
     Raises ValueError when no user has two training items, TrainingDiverged for a loss that is no
-    finite number.
+    finite number, ConfigurationError for a state of another run.
     """
     with torch.random.fork_rng(devices=[]):
         run = _Run(data, recipe, seed)

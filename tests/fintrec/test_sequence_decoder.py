@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 import torch
 
+from features.errors import ConfigurationError
 from fintrec.public import sequence_training
 from fintrec.public.cooccurrence import item_vectors
 from fintrec.public.full_ranking import metrics, ranks
@@ -226,3 +227,10 @@ def test_unknown_setting_is_refused_with_the_known_ones() -> None:
     assert changed.to_dict()["d_model"] == 32
     with pytest.raises(ValueError, match=r"no setting 'depth', expected one of \['d_feed_forward'"):
         changed.with_settings({"depth": 3})
+
+
+def test_state_of_another_run_is_refused(tmp_path: Path) -> None:
+    data, state = planted_chain(7, users=30), tmp_path / "state.pt"
+    train(data, replace(RECIPE, epochs=1), 0, state_path=state)
+    with pytest.raises(ConfigurationError, match="other data, recipe or seed"):
+        train(data, replace(RECIPE, epochs=1), 1, state_path=state)
