@@ -38,6 +38,12 @@ if TYPE_CHECKING:
     metavar="KEY=VALUE",
     help="A setting of the decoder, such as d_model=64. Repeatable.",
 )
+@click.option(
+    "--markdown",
+    type=click.Path(path_type=Path, exists=True, dir_okay=False),
+    help="Write the figures of --out, all its seeds, into this page, between its marks "
+    "results:sequence.",
+)
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
 def sequence(
     data: Path,
@@ -46,6 +52,7 @@ def sequence(
     budget_minutes: float,
     threads: int,
     settings: tuple[str, ...],
+    markdown: Path | None,
     as_json: bool,
 ) -> None:
     """Next item of item sequences among all items: popularity, item-kNN and the decoder.
@@ -58,11 +65,18 @@ def sequence(
     from fintrec.public import sequences
     from fintrec.result_files import ResultFolder, typed_command
 
+    if markdown is not None and out is None:
+        raise click.UsageError("--markdown takes its figures from the files of --out: give both")
     recipe = _recipe(settings)
     torch.set_num_threads(threads)
     folder = ResultFolder(out, typed_command())
     with bars() as say:
         found = sequences.evaluate(data, folder, (seed,), budget_minutes, say, recipe)
+    if markdown is not None and out is not None:
+        from fintrec.public.sequence_page import section
+        from fintrec.result_files import write_section
+
+        write_section(markdown, "sequence", section(data, out))
     if as_json:
         import orjson
 

@@ -13,6 +13,7 @@ from fintrec.commands.evaluate import evaluate
 from fintrec.public import sequences
 from fintrec.public.full_ranking import CUTOFFS
 from fintrec.public.item_sequences import SequenceFileError
+from fintrec.public.sequence_page import section
 from fintrec.public.sequence_training import DecoderRecipe
 from fintrec.result_files import ResultFolder
 
@@ -109,4 +110,37 @@ def test_goals_are_those_of_the_file_they_were_set_for(file: Path) -> None:
     hr, ndcg = sequences.lines(result)
     assert (hr.goal, ndcg.goal) == (0.0801, 0.0473)
     assert len(hr.values) == 2
-    assert "eSASRec 2025" in hr.beside
+    assert hr.beside["eSASRec (2025)"] == 0.0928
+    assert ndcg.beside["eSASRec (2025)"] == 0.0523
+
+
+def test_page_gets_the_mean_of_the_seeds_that_the_folder_holds(file: Path, tmp_path: Path) -> None:
+    out, page = tmp_path / "out", tmp_path / "page.md"
+    page.write_text("before\n<!-- results:sequence -->\nold\n<!-- /results:sequence -->\nafter\n")
+    runs = [
+        json.loads(evaluated(file, "--json", "--out", str(out), "--seed", str(seed)).stdout)
+        for seed in (0, 1)
+    ]
+    assert evaluated(file, "--out", str(out), "--markdown", str(page)).exit_code == 0
+    text = page.read_text()
+    hr, ndcg = (
+        np.mean([run["models"]["decoder"]["test"][f"{name}@10"] for run in runs])
+        for name in ("hr", "ndcg")
+    )
+    (row,) = [line for line in text.splitlines() if line.startswith("| decoder, 2 seeds")][:1]
+    assert f"{hr:.4f} / {ndcg:.4f}" in row
+    assert "old" not in text
+    assert text.startswith("before\n")
+    assert text.endswith("after\n")
+    assert "published" not in text
+    assert evaluated(file, "--markdown", str(page)).exit_code == 2
+
+
+def test_page_of_unfinished_or_unlike_runs_is_refused(file: Path, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    with pytest.raises(ConfigurationError, match="no finished cell sequence-shop-popularity_all"):
+        section(file, out)
+    evaluated(file, "--out", str(out), "--seed", "0")
+    evaluated(file, "--out", str(out), "--seed", "1", "--set", "epochs=1")
+    with pytest.raises(ConfigurationError, match="different settings"):
+        section(file, out)
