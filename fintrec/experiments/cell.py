@@ -1,0 +1,168 @@
+"""One cell of a table, in a process of its own: train, predict the judged pages, write one file.
+
+python -m fintrec.experiments.cell OUT TABLE CELL
+
+The predictions are written first, the JSON file last: a cell is finished when its JSON file is
+there. Killed before, it is run again from the start.
+"""
+
+import sys
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from fintrec import machine
+from fintrec.checkpoint import code_version
+from fintrec.datasets import TrainingSet, converted, label_known
+from fintrec.experiments import bank_data, judge
+from fintrec.experiments.bank_data import Judged
+from fintrec.experiments.rows import TABLES, Cell, cell_named
+from fintrec.experiments.setting import (
+    DATASET,
+    LOG,
+    Setting,
+    cell_path,
+    predictions_path,
+    read_setting,
+    write_json,
+)
+
+FloatArray = npt.NDArray[np.float64]
+Found = tuple[npt.NDArray[Any], dict[str, Any]]  # predictions (N, K), what else is worth keeping
+
+
+def run_cell(out: Path, table: str, cell: Cell) -> dict[str, Any]:
+    """Run a cell and write its files; returns what its JSON file says."""
+    setting, started = read_setting(out), time.monotonic()
+    data = bank_data.load(out)
+    pages = bank_data.judged(data, setting)
+    predicted, notes = _predicted(out, setting, data, pages, cell)
+    np.save(predictions_path(out, cell), predicted.astype(np.float32))
+    scopes = judge.scopes(pages, cell.row.task, data.content_types)
+    content = {
+        "cell": cell.name,
+        "row": cell.row.name,
+        "label": cell.row.label,
+        "seed": cell.seed,
+        "task": cell.row.task,
+        "metrics": judge.point_metrics(predicted, scopes),
+        **notes,
+        "seconds": round(time.monotonic() - started, 1),
+        "cpu_seconds": round(time.process_time(), 1),
+        "command": f"python -m fintrec.experiments.cell OUT {table} {cell.name}",
+        "machine": machine.describe(),
+        "code_version": code_version(),
+    }
+    write_json(cell_path(out, cell), content)
+    return content
+
+
+def _predicted(
+    out: Path, setting: Setting, data: TrainingSet, pages: Judged, cell: Cell
+) -> Found:
+    kind = cell.row.kind
+    if kind == "rates":
+        return _rates(data, pages, cell)
+    if kind in ("forest", "boosting"):
+        return _trees(out, setting, data, pages, cell)
+    if kind == "floor":
+        from fintrec.experiments import floor
+
+        return floor.predictions(out / LOG, data, pages)[cell.row.name], {}
+    if kind == "model":
+        return _model(setting, data, pages, cell)
+    raise ValueError(f"{cell.row.name}: a row of kind {kind!r} has no cells")
+
+
+def _rates(data: TrainingSet, pages: Judged, cell: Cell) -> Found:
+    from fintrec.popularity import measure
+
+    found = measure(data)
+    rates = found.ctr if cell.row.task == "pctr" else found.cvr
+    return np.tile(np.array(rates, np.float64), (len(pages.pages), 1)), {}
+
+
+def _trees(out: Path, setting: Setting, data: TrainingSet, pages: Judged, cell: Cell) -> Found:
+    from fintrec.baselines import examples, trees
+    from fintrec.baselines.boosting import boosting
+    from fintrec.baselines.design import Design, pages_of
+    from fintrec.baselines.forest import forest
+
+    read = examples.read(out / DATASET, data)
+    design = Design(data)
+    train = pages_of(data.train, read.features["train"])
+    config = setting.forest if cell.row.kind == "forest" else setting.boosting
+    chosen = read.examples["train"].some(config.num_examples, np.random.default_rng(cell.seed))
+    if cell.row.kind == "forest":
+        classifier = forest(setting.forest, cell.seed)
+    else:
+        item_column = design.names(train).index("item")
+        classifier = boosting(setting.boosting, item_column, cell.seed)
+    places = bank_data.held_out(data, setting)
+    validation = trees.HeldOut(
+        pages_of(data.validation, read.features["validation"]).taken(places),
+        converted(data, data.validation, places),
+        label_known(data, data.validation)[places],
+    )
+    model = trees.fit(classifier, design, train, chosen, validation)
+    test = pages_of(data.test, read.features["test"]).taken(pages.pages)
+    notes = {
+        "settings": config.to_dict(),
+        "examples": len(chosen),
+        "positives": int(chosen.converted.sum()),
+        "num_columns": len(design.names(train)),
+    }
+    return model.predict(test), notes
+
+
+def _model(setting: Setting, data: TrainingSet, pages: Judged, cell: Cell) -> Found:
+    import torch
+
+    from fintrec.calibration import conversion_probabilities
+    from fintrec.evaluation import score
+    from fintrec.training import train
+
+    torch.set_num_threads(1)
+    recipe = setting.recipe_for(cell.row.changes, cell.seed)
+    tasks = cell.row.tasks or (cell.row.task,)
+    whole = data if cell.row.task == "pctr" else bank_data.thinned(data, setting)
+    trained = train(whole, recipe, tasks=tasks)
+    is_click = cell.row.task == "pctr"
+    scored = score(
+        trained.pctr if is_click else None,
+        None if is_click else trained.pcvr,
+        data,
+        data.test,
+        pages.pages,
+    )
+    order = np.argsort(scored.pages)
+    notes = {
+        "settings": recipe.to_dict(),
+        "tasks": list(tasks),
+        "train_pages": len(whole.train),
+        "training": dict(trained.metrics["training"]),
+        "validation": _validation(trained.metrics),
+    }
+    if is_click:
+        assert trained.calibration is not None
+        return trained.calibration.apply(scored.pctr_logits)[order], notes
+    return conversion_probabilities(scored.pcvr_logits)[order], notes
+
+
+def _validation(metrics: Mapping[str, Any]) -> dict[str, Any]:
+    return {name: value for name, value in metrics["validation"].items() if value is not None}
+
+
+def main() -> None:
+    """Run the cell that the command line names."""
+    out, table, name = Path(sys.argv[1]), sys.argv[2], sys.argv[3]
+    setting = read_setting(out)
+    run_cell(out, table, cell_named(TABLES[table], name, setting.seeds))
+
+
+if __name__ == "__main__":
+    main()
