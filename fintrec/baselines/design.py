@@ -137,4 +137,3 @@ def _code(values: IntArray, known: IntArray) -> npt.NDArray[np.float64]:
 def _log_odds(rates: tuple[float, ...]) -> npt.NDArray[np.float64]:
     inside = np.clip(np.array(rates), 1e-8, 1 - 1e-8)
     return np.asarray(np.log(inside / (1 - inside)))
-

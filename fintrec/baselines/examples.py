@@ -42,9 +42,7 @@ class Examples:
         if len(self) <= limit:
             return self
         rows = np.sort(rng.choice(len(self), limit, replace=False))
-        return Examples(
-            self.page[rows], self.item[rows], self.converted[rows], self.negatives_rate
-        )
+        return Examples(self.page[rows], self.item[rows], self.converted[rows], self.negatives_rate)
 
 
 @dataclass(frozen=True, slots=True)
@@ -111,7 +109,9 @@ def _codes(names: list[str]) -> IntArray:
     return np.array([code[name] for name in names], np.int64)
 
 
-def _order(shards: list[dict[str, npt.NDArray[np.generic]]], code: int) -> tuple[IntArray, list[IntArray]]:
+def _order(
+    shards: list[dict[str, npt.NDArray[np.generic]]], code: int
+) -> tuple[IntArray, list[IntArray]]:
     """The training set's order of a period's decisions, one shard behind the other, and where each
     of a shard's rows of the period went (-1: of another period).
     """

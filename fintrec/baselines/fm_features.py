@@ -54,6 +54,4 @@ def fit_reducer(
         rows = np.random.default_rng(seed).choice(len(present), _MOST_ROWS, replace=False)
         present = present[np.sort(rows)]
     fitted = PCA(num_components, random_state=seed).fit(present)
-    return FmReducer(
-        fitted.mean_.astype(np.float32), fitted.components_.astype(np.float32)
-    )
+    return FmReducer(fitted.mean_.astype(np.float32), fitted.components_.astype(np.float32))

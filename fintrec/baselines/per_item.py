@@ -65,17 +65,21 @@ def fit(
         )
     num_items = log_odds_NK.shape[1]
     identity = np.array([1.0, 0.0])
-    pooled = [array.reshape(-1, 1) for array in (log_odds_NK, converted_NK, known_NK)]
-    common = _newton(*pooled, start=identity[:, None], pull=np.array([1.0, 1.0]))[:, 0]
+    common = _newton(
+        log_odds_NK.reshape(-1, 1),
+        converted_NK.reshape(-1, 1),
+        known_NK.reshape(-1, 1),
+        start=identity[:, None],
+        pull=1.0,
+    )[:, 0]
     if common[0] < _MIN_SLOPE:
         common[0] = _MIN_SLOPE
-    # The slope's pull is on a scale of log odds, whose spread within an item is about 1.
     fitted = _newton(
         log_odds_NK,
         converted_NK,
         known_NK,
         start=np.tile(common[:, None], (1, num_items)),
-        pull=np.array([pull, pull]),
+        pull=pull,
     )
     return PerItem(np.maximum(fitted[0], _MIN_SLOPE), fitted[1])
 
@@ -85,7 +89,7 @@ def _newton(
     label_NK: BoolArray,
     known_NK: BoolArray,
     start: FloatArray,
-    pull: FloatArray,
+    pull: float,
 ) -> FloatArray:
     """(2, K) slopes and offsets: damped Newton steps, all columns at once, drawn to `start`.
 
@@ -101,11 +105,11 @@ def _newton(
         guess = sigmoid(slope * (level_NK - centre) + offset)
         residual = (guess - label_NK) * weight
         bend = guess * (1 - guess) * weight
-        g0 = (residual * inputs).sum(axis=0) + pull[0] * (slope - begin[0])
-        g1 = residual.sum(axis=0) + pull[1] * (offset - begin[1])
-        h00 = (bend * inputs * inputs).sum(axis=0) + pull[0]
+        g0 = (residual * inputs).sum(axis=0) + pull * (slope - begin[0])
+        g1 = residual.sum(axis=0) + pull * (offset - begin[1])
+        h00 = (bend * inputs * inputs).sum(axis=0) + pull
         h01 = (bend * inputs).sum(axis=0)
-        h11 = bend.sum(axis=0) + pull[1]
+        h11 = bend.sum(axis=0) + pull
         det = h00 * h11 - h01 * h01
         step0, step1 = (h11 * g0 - h01 * g1) / det, (h00 * g1 - h01 * g0) / det
         # A step of at most one in either keeps Newton from leaping where the loss is flat.

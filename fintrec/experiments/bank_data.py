@@ -63,9 +63,7 @@ def thinned(data: TrainingSet, setting: Setting) -> TrainingSet:
     return replace(data, train=data.train.taken(chosen))
 
 
-def _drawn(
-    decisions: Decisions, limit: int, seed: int, among: IntArray | None = None
-) -> IntArray:
+def _drawn(decisions: Decisions, limit: int, seed: int, among: IntArray | None = None) -> IntArray:
     pages = np.arange(len(decisions), dtype=np.int64) if among is None else among
     if len(pages) <= limit:
         return pages

@@ -15,67 +15,70 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from fintrec import machine
-from fintrec.checkpoint import code_version
 from fintrec.datasets import TrainingSet, converted, label_known
 from fintrec.experiments import bank_data, judge
 from fintrec.experiments.bank_data import Judged
-from fintrec.experiments.rows import TABLES, Cell, cell_named
+from fintrec.experiments.rows import TABLES, Cell, Task, cell_named
 from fintrec.experiments.setting import (
+    CELLS,
     DATASET,
     LOG,
     Setting,
-    cell_path,
     predictions_path,
     read_setting,
-    write_json,
 )
+from fintrec.result_files import ResultFolder
 
-FloatArray = npt.NDArray[np.float64]
 Found = tuple[npt.NDArray[Any], dict[str, Any]]  # predictions (N, K), what else is worth keeping
 
 
 def run_cell(out: Path, table: str, cell: Cell) -> dict[str, Any]:
     """Run a cell and write its files; returns what its JSON file says."""
-    setting, started = read_setting(out), time.monotonic()
+    setting = read_setting(out)
+    folder = ResultFolder(
+        out / CELLS, f"python -m fintrec.experiments.cell OUT {table} {cell.name}"
+    )
+    settings = {
+        "row": cell.row.name,
+        "seed": cell.seed,
+        "task": cell.row.task,
+        "experiment": setting.to_dict(),
+        "changes": dict(cell.row.changes),
+    }
+    return folder.cell(cell.name, settings, lambda: _computed(out, setting, cell))
+
+
+def _computed(out: Path, setting: Setting, cell: Cell) -> dict[str, Any]:
     data = bank_data.load(out)
     pages = bank_data.judged(data, setting)
     predicted, notes = _predicted(out, setting, data, pages, cell)
-    np.save(predictions_path(out, cell), predicted.astype(np.float32))
-    scopes = judge.scopes(pages, cell.row.task, data.content_types)
-    content = {
-        "cell": cell.name,
-        "row": cell.row.name,
-        "label": cell.row.label,
-        "seed": cell.seed,
-        "task": cell.row.task,
-        "metrics": judge.point_metrics(predicted, scopes),
-        **notes,
-        "seconds": round(time.monotonic() - started, 1),
-        "cpu_seconds": round(time.process_time(), 1),
-        "command": f"python -m fintrec.experiments.cell OUT {table} {cell.name}",
-        "machine": machine.describe(),
-        "code_version": code_version(),
-    }
-    write_json(cell_path(out, cell), content)
-    return content
+    found = {}
+    for name, probability_NK in predicted.items():
+        task: Task = "pctr" if name.startswith("clicks") else "pcvr"
+        np.save(predictions_path(out, name), probability_NK.astype(np.float32))
+        scopes = judge.scopes(pages, task, data.content_types)
+        found[name] = judge.point_metrics(probability_NK, scopes)
+    return {"metrics": found, "cpu_seconds": round(time.process_time(), 1), **notes}
 
 
 def _predicted(
     out: Path, setting: Setting, data: TrainingSet, pages: Judged, cell: Cell
-) -> Found:
+) -> tuple[dict[str, npt.NDArray[Any]], dict[str, Any]]:
+    """Predictions (N, K) by name, the cell's own and of rows beside it, and what else to keep."""
     kind = cell.row.kind
-    if kind == "rates":
-        return _rates(data, pages, cell)
-    if kind in ("forest", "boosting"):
-        return _trees(out, setting, data, pages, cell)
     if kind == "floor":
         from fintrec.experiments import floor
 
-        return floor.predictions(out / LOG, data, pages)[cell.row.name], {}
-    if kind == "model":
-        return _model(setting, data, pages, cell)
-    raise ValueError(f"{cell.row.name}: a row of kind {kind!r} has no cells")
+        return floor.predictions(out / LOG, data, pages), {}
+    if kind == "rates":
+        found, notes = _rates(data, pages, cell)
+    elif kind in ("forest", "boosting"):
+        found, notes = _trees(out, setting, data, pages, cell)
+    elif kind == "model":
+        found, notes = _model(setting, data, pages, cell)
+    else:
+        raise ValueError(f"{cell.row.name}: a row of kind {kind!r} has no cells")
+    return {cell.name: found}, notes
 
 
 def _rates(data: TrainingSet, pages: Judged, cell: Cell) -> Found:

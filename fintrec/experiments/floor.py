@@ -47,14 +47,14 @@ def predictions(log_dir: Path, data: TrainingSet, judged: Judged) -> dict[str, F
         rows = np.flatnonzero(judged.user == user)
         times, place = np.unique(judged.time_ms[rows], return_inverse=True)
         who = person[data.users[user]]
-        parts = forecast.of_user(who, times)
-        later, now, label = (part.reshape(len(times), -1)[:, column] for part in parts[:3])
-        hindsight[rows], foresight[rows] = later[place], now[place]
-        _check(label[place], judged, rows)
+        later, now, label, _, _ = forecast.of_user(who, times)
+        size = (len(times), len(item_ids))
+        hindsight[rows] = later.reshape(size)[place][:, column]
+        foresight[rows] = now.reshape(size)[place][:, column]
+        _check(label.reshape(size)[place][:, column], judged, rows)
         mine = shown.of(slice(bounds[who], bounds[who + 1]))
-        clicks[rows] = _clicks(mine.time_ms, mine.item, mine.click, times, len(item_ids))[
-            place.reshape(-1)
-        ][:, column]
+        click = _clicks(mine.time_ms, mine.item, mine.click, times, len(item_ids))
+        clicks[rows] = click[place][:, column]
     return {FORESIGHT: foresight, HINDSIGHT: hindsight, CLICKS: clicks}
 
 

@@ -59,7 +59,9 @@ def run(
 
     Ended in any way, no process of its own is left behind.
     """
-    waiting, running, failed = missing(out, cells), [], []
+    waiting = missing(out, cells)
+    running: list[_Running] = []
+    failed: list[Cell] = []
     total = len(cells)
     speed = _Speed(estimate)
     (out / CELLS).mkdir(parents=True, exist_ok=True)

@@ -16,6 +16,7 @@ from fintrec.baselines.forest import ForestConfig
 from fintrec.datasets import DatasetConfig
 from fintrec.experiments.rows import Cell
 from fintrec.models.config import RECIPES, Recipe
+from fintrec.result_files import write_json
 
 SETTING: Final = "setting.json"
 LOG: Final = "bank"
@@ -54,7 +55,8 @@ class Setting:
         found["dataset"] = self.dataset.to_dict()
         found["seeds"] = list(self.seeds)
         found["recipe_settings"] = self.recipe_for({}, 0).to_dict()
-        return json.loads(json.dumps(found))  # type: ignore[no-any-return]
+        plain: dict[str, Any] = json.loads(json.dumps(found))
+        return plain
 
     def recipe_for(self, changes: Mapping[str, Any], seed: int) -> Recipe:
         """The recipe of a row, with a seed."""
@@ -124,9 +126,9 @@ def cell_path(out: Path, cell: Cell) -> Path:
     return out / CELLS / f"{cell.name}.json"
 
 
-def predictions_path(out: Path, cell: Cell) -> Path:
-    """What a cell said of every judged page and item."""
-    return out / CELLS / f"{cell.name}.npy"
+def predictions_path(out: Path, name: str) -> Path:
+    """What a cell said of every judged page and item, (N, K) float32."""
+    return out / CELLS / f"{name}.npy"
 
 
 def claim(out: Path, setting: Setting) -> None:
@@ -145,7 +147,6 @@ def claim(out: Path, setting: Setting) -> None:
                 "experiment was begun here, give another --out or remove the folder"
             )
         return
-    out.mkdir(parents=True, exist_ok=True)
     write_json(path, wanted)
 
 
@@ -162,10 +163,3 @@ def read_setting(out: Path) -> Setting:
             "seeds": tuple(found["seeds"]),
         }
     )
-
-
-def write_json(path: Path, content: Mapping[str, Any]) -> None:
-    """Write a file whole or not at all."""
-    unfinished = path.with_name(f".{path.name}.tmp")
-    unfinished.write_text(json.dumps(content, indent=1) + "\n")
-    unfinished.replace(path)
