@@ -20,8 +20,9 @@ from fintrec.calibration import sigmoid
 FloatArray = npt.NDArray[np.float64]
 BoolArray = npt.NDArray[np.bool_]
 PULL: Final = 20.0
-_STEPS: Final = 50
+_STEPS: Final = 30
 _EDGE: Final = 1e-9
+_CLOSE: Final = 1e-6  # of slopes and offsets
 _MIN_SLOPE: Final = 1e-3
 
 
@@ -115,6 +116,6 @@ def _newton(
         # A step of at most one in either keeps Newton from leaping where the loss is flat.
         scale = np.minimum(1.0, 1.0 / np.maximum(np.maximum(np.abs(step0), np.abs(step1)), _EDGE))
         slope, offset = slope - scale * step0, offset - scale * step1
-        if max(np.abs(step0).max(), np.abs(step1).max()) < 1e-8:
+        if max(np.abs(step0).max(), np.abs(step1).max()) < _CLOSE:
             break
     return np.stack((slope, offset - slope * centre))

@@ -82,11 +82,10 @@ def _predicted(
 
 
 def _rates(data: TrainingSet, pages: Judged, cell: Cell) -> Found:
-    from fintrec.popularity import measure
+    from fintrec.baselines import popularity
 
-    found = measure(data)
-    rates = found.ctr if cell.row.task == "pctr" else found.cvr
-    return np.tile(np.array(rates, np.float64), (len(pages.pages), 1)), {}
+    fit = popularity.clicks if cell.row.task == "pctr" else popularity.conversions
+    return fit(data).predict(pages.pages), {}
 
 
 def _trees(out: Path, setting: Setting, data: TrainingSet, pages: Judged, cell: Cell) -> Found:
