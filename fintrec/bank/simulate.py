@@ -17,7 +17,10 @@ from typing import Any, Final
 from features.spec import DAY_MS
 from fintrec import logs
 from fintrec.bank import tables, truth
-from fintrec.bank.chunk import Chunk, Span, catalogue_of, simulate_chunk
+from fintrec.bank.chunk import Chunk, Span, catalogue_of, simulate_chunk, stage_rng
+from fintrec.bank.demographics import age_bands
+from fintrec.bank.population import user_ids
+from fintrec.demographics import write_age_bands
 
 CHUNK_USERS: Final = 5_000  # at activity 1
 MAX_USERS: Final = 1_000_000
@@ -216,7 +219,15 @@ def write_chunk(log_dir: Path, chunk: Chunk) -> Counter[str]:
     write(logs.CONVERSIONS, tables.conversions(chunk))
     write(logs.CONSENTS, tables.consents(chunk))
     truth.write_chunk(folder, chunk)
+    _write_age_bands(log_dir, chunk)
     return rows
+
+
+def _write_age_bands(log_dir: Path, chunk: Chunk) -> None:
+    rng = stage_rng(chunk.seed, chunk.number, "demographics")
+    users = user_ids(chunk.first_user, chunk.people.num_users)
+    band = age_bands(rng, chunk.people, chunk.span.start_ms)
+    write_age_bands(log_dir, users, band, chunk.number)
 
 
 def scaled(size: BankSize, num_users: int) -> BankSize:

@@ -201,4 +201,20 @@ def paper() -> Recipe:
     )
 
 
-RECIPES: Final = {"tiny_cpu": tiny_cpu, "paper": paper}
+def table3() -> Recipe:
+    """Table 3 on the simulated bank, on two cores: docs/experiments.md says how it was chosen."""
+    return Recipe(
+        name="table3",
+        model=ModelConfig(),
+        training=TrainingConfig(
+            learning_rate=3e-3,
+            weight_decay=0.01,
+            batch_size=64,
+            epochs=2,
+            validation_rows=2048,
+            evaluation_rows=2048,
+        ),
+    )
+
+
+RECIPES: Final = {"tiny_cpu": tiny_cpu, "paper": paper, "table3": table3}
