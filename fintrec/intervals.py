@@ -107,9 +107,30 @@ def bootstrap_sums(
     left out. Raises ValueError with fewer than two users or when all users together give NaN.
     """
     sums = np.asarray(sums_UC, np.float64)
-    value = float(statistic(sums.sum(axis=0, keepdims=True))[0])
-    drawn = [statistic(count_RU @ sums) for count_RU in _resampled(len(sums), replicates, seed)]
-    return _interval(value, np.concatenate(drawn), len(sums), level)
+    return bootstrap_counts(
+        lambda count_RU: statistic(count_RU @ sums),
+        len(sums),
+        replicates=replicates,
+        level=level,
+        seed=seed,
+    )
+
+
+def bootstrap_counts(
+    statistic: Callable[[FloatArray], FloatArray],
+    num_users: int,
+    *,
+    replicates: int = REPLICATES,
+    level: float = LEVEL,
+    seed: int = SEED,
+) -> Interval:
+    """Interval of a function of how often each user is drawn: counts (R, U) to numbers (R,).
+
+    Its value is that of every user once. NaN and errors as `bootstrap_sums`.
+    """
+    value = float(statistic(np.ones((1, num_users)))[0])
+    drawn = [statistic(count_RU) for count_RU in _resampled(num_users, replicates, seed)]
+    return _interval(value, np.concatenate(drawn), num_users, level)
 
 
 def bootstrap_rows(
