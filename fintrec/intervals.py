@@ -133,6 +133,29 @@ def bootstrap_counts(
     return _interval(value, np.concatenate(drawn), num_users, level)
 
 
+def unpaired_difference(
+    first_UC: npt.ArrayLike,
+    second_VC: npt.ArrayLike,
+    *,
+    replicates: int = REPLICATES,
+    level: float = LEVEL,
+    seed: int = SEED,
+) -> Interval:
+    """Interval of the difference of two ratios of sums by user, `first - second`, each (U, 2).
+
+    For scores of different rows: the users of each are drawn alone, so bounds are wider than those
+    of `paired_difference`. `users` is the smaller number of the two.
+    """
+    first, second = np.asarray(first_UC, np.float64), np.asarray(second_VC, np.float64)
+    drawn = [
+        np.concatenate([_ratio(count @ sums) for count in _resampled(len(sums), replicates, start)])
+        for start, sums in ((seed, first), (seed + 1, second))
+    ]
+    value = _ratio(first.sum(axis=0)[None]) - _ratio(second.sum(axis=0)[None])
+    num_users = min(len(first), len(second))
+    return _interval(float(value[0]), drawn[0] - drawn[1], num_users, level)
+
+
 def bootstrap_rows(
     statistic: Callable[[FloatArray], float],
     users: npt.ArrayLike,

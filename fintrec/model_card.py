@@ -17,11 +17,11 @@ from typing import Any, Final
 import numpy as np
 import numpy.typing as npt
 
-from features.errors import ConfigurationError
 from features.spec import registry_fingerprint
 from fintrec import datasets, judged, logs
+from fintrec.card_files import CARD, FORMAT, SUMS, TEXT, checkpoint_sha256
 from fintrec.card_text import card_text
-from fintrec.checkpoint import METADATA, Checkpoint, code_version
+from fintrec.checkpoint import Checkpoint, code_version
 from fintrec.datasets import PERIODS, Decisions, TrainingSet
 from fintrec.evaluation import Scored, score
 from fintrec.exposure import exposure_prior, no_prior
@@ -31,8 +31,6 @@ from fintrec.judged import Judged
 from fintrec.machine import describe, peak_memory_bytes
 from fintrec.manifest import file_sha256
 
-FORMAT: Final = 1
-CARD, TEXT, SUMS = "card.json", "MODEL_CARD.md", "judged.npz"
 MAX_PAGES: Final = 2_048  # that a card judges of each period, so that it costs seconds
 MODELS: Final = ("pctr", "pcvr")
 IntArray = npt.NDArray[np.int64]
@@ -77,53 +75,6 @@ def write(
     return card
 
 
-def read(directory: Path) -> dict[str, Any]:
-    """The card of a checkpoint; ConfigurationError without one, or when it is of another.
-
-    A card is of the checkpoint beside it if the hashes of weights and metadata say so.
-    """
-    path = directory / CARD
-    if not path.is_file():
-        raise ConfigurationError(
-            f"{directory}: no {CARD}, expected a checkpoint that `fintrec train` wrote with its card"
-        )
-    try:
-        card: dict[str, Any] = json.loads(path.read_bytes())
-    except ValueError as broken:
-        raise ConfigurationError(f"{path}: not JSON ({broken})") from broken
-    if not isinstance(card, dict) or card.get("format") != FORMAT:
-        raise ConfigurationError(f"{path}: not a model card of format {FORMAT}: train again")
-    found = checkpoint_sha256(directory)
-    if card["hashes"]["checkpoint"] != found:
-        raise ConfigurationError(
-            f"{path}: is the card of checkpoint {card['hashes']['checkpoint'][:12]}, "
-            f"beside it lies {found[:12]}: train again"
-        )
-    return card
-
-
-def read_sums(directory: Path) -> dict[str, npt.NDArray[Any]] | None:
-    """Test losses by user, or None without them.
-
-    Of each metric three columns: `<metric>_user` (hashes, ascending), `_sum` and `_rows`.
-    """
-    path = directory / SUMS
-    if not path.is_file():
-        return None
-    with np.load(path) as found:
-        return {name: found[name] for name in found.files}
-
-
-def checkpoint_sha256(directory: Path) -> str:
-    """One hash of a checkpoint's metadata and weights; ConfigurationError if it is none."""
-    if not (directory / METADATA).is_file():
-        raise ConfigurationError(f"{directory}: no {METADATA}, expected a checkpoint directory")
-    digest = hashlib.sha256()
-    for path in sorted([directory / METADATA, *directory.glob("*.safetensors")]):
-        digest.update(f"{path.name} {file_sha256(path)}\n".encode())
-    return digest.hexdigest()
-
-
 def vocabulary_sha256(checkpoint: Checkpoint) -> str:
     """Hash of the names and items that a checkpoint has embeddings for."""
     text = json.dumps(checkpoint.vocabulary.to_dict(), sort_keys=True)
@@ -136,7 +87,7 @@ class _Part:
     def __init__(self, counts: dict[str, Any]) -> None:
         self.counts = counts
         self.rows: dict[str, Judged] = {}
-        self.losses: dict[str, tuple[IntArray, npt.NDArray[np.float64]]] = {}  # user and loss
+        self.by_row: dict[str, tuple[IntArray, npt.NDArray[np.float64]]] = {}  # user and value
         self.metrics: dict[str, Any] = {}
 
 
@@ -152,7 +103,7 @@ def _judge(checkpoint: Checkpoint, data: TrainingSet, decisions: Decisions) -> _
         part.rows["pcvr"] = judged.judged_conversions(scored, decisions)
     for name, rows in part.rows.items():
         if len(rows):
-            part.losses[f"{name}_log_loss"] = (rows.user, rows.losses)
+            part.by_row[f"{name}_log_loss"] = (rows.user, rows.losses)
             part.metrics |= {
                 f"{name}_log_loss": judged.log_loss_interval(rows),
                 f"{name}_auroc": judged.auroc_interval(rows),
@@ -168,10 +119,11 @@ def _next_clicks(
     prior = exposure_prior(data) if uses_prior else no_prior(len(data.items))
     user, loss, rank = judged.next_clicks(scored, decisions, prior)
     if len(user):
-        part.losses["pctr_next_item_log_loss"] = (user, loss)
+        part.by_row["pctr_next_item_log_loss"] = (user, loss)
         part.metrics["pctr_next_item_log_loss"] = judged.mean_interval(loss, user)
         for k in (1, 5):
             hits = (rank < k).astype(np.float64)
+            part.by_row[f"pctr_recall_at_{k}"] = (user, hits)
             part.metrics[f"pctr_recall_at_{k}"] = judged.mean_interval(hits, user)
 
 
@@ -303,13 +255,13 @@ def _cost(checkpoint: Checkpoint) -> dict[str, Any]:
 
 
 def _write_sums(directory: Path, test: _Part, data: TrainingSet) -> None:
-    """One row a user and test loss; written before the card, which says that it is there."""
+    """Sums by user of every metric that is a mean; written before the card that they belong to."""
     columns: dict[str, npt.NDArray[Any]] = {}
-    for name, (user, loss) in test.losses.items():
+    for name, (user, value) in test.by_row.items():
         places, owner = np.unique(user, return_inverse=True)
         hashes = np.array([_user_hash(place, data) for place in places.tolist()], np.uint64)
         columns[f"{name}_user"] = np.sort(hashes)
-        sums = user_sums(hashes[owner], loss, np.ones(len(loss)))
+        sums = user_sums(hashes[owner], value, np.ones(len(value)))
         columns[f"{name}_sum"], columns[f"{name}_rows"] = sums.T
     partial = directory / f".{SUMS}"
     with partial.open("wb") as file:

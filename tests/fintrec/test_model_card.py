@@ -13,6 +13,7 @@ from features.errors import ConfigurationError
 from fintrec import checkpoint as checkpoints
 from fintrec import datasets, logs, model_card
 from fintrec.bank.simulate import BankSize, simulate
+from fintrec.card_files import CHECKPOINT, read_card, read_sums
 from fintrec.card_text import card_text, constant_log_loss, date_of
 from fintrec.commands.train import train
 from fintrec.metrics import log_loss
@@ -43,13 +44,14 @@ def directory(log_dir, tmp_path_factory) -> Path:
 
 @pytest.fixture(scope="module")
 def card(directory):
-    return model_card.read(directory)
+    return read_card(directory)
 
 
 def test_training_leaves_a_card_beside_the_weights(directory, card) -> None:
     names = {path.name for path in directory.iterdir()}
     assert {"checkpoint.json", "card.json", "MODEL_CARD.md", "judged.npz"} <= names
     assert not [name for name in names if name.startswith(".")]
+    assert CHECKPOINT == checkpoints.METADATA
     assert (directory / "MODEL_CARD.md").read_text() == card_text(card)
 
 
@@ -102,9 +104,7 @@ def test_a_data_set_has_the_ages_of_its_log_and_a_log_without_them_says_so(
     log_dir, card, tmp_path
 ) -> None:
     datasets.build_dataset(log_dir, tmp_path / "set", datasets.demo())
-    of_set = model_card.read(
-        trained(tmp_path / "set", tmp_path / "b", "--set", "evaluation_rows=300")
-    )
+    of_set = read_card(trained(tmp_path / "set", tmp_path / "b", "--set", "evaluation_rows=300"))
     assert of_set["fairness"] == card["fairness"]
     assert of_set["data"]["kind"] == "data set"
     for name in ("sha256", "periods", "log"):
@@ -113,16 +113,17 @@ def test_a_data_set_has_the_ages_of_its_log_and_a_log_without_them_says_so(
     shutil.copytree(log_dir, ageless)
     shutil.rmtree(ageless / logs.DEMOGRAPHICS)
     out = trained(ageless, tmp_path / "c", "--set", "evaluation_rows=300")
-    assert model_card.read(out)["fairness"]["missing"] == ["age band"]
+    assert read_card(out)["fairness"]["missing"] == ["age band"]
     assert "Slices by age band: not available" in (out / "MODEL_CARD.md").read_text()
     one, other = (checkpoints.load(folder) for folder in (tmp_path / "b", out))
     assert one.metrics["test"] == other.metrics["test"], "age decides nothing"
 
 
 def test_sums_by_user_add_up_to_the_losses(directory, card) -> None:
-    sums = model_card.read_sums(directory)
+    sums = read_sums(directory)
     assert sums is not None
-    for name in ("pctr_log_loss", "pcvr_log_loss", "pctr_next_item_log_loss"):
+    means = ("pctr_log_loss", "pcvr_log_loss", "pctr_next_item_log_loss", "pctr_recall_at_5")
+    for name in means:
         mean = sums[f"{name}_sum"].sum() / sums[f"{name}_rows"].sum()
         assert mean == pytest.approx(card["metrics"]["test"][name]["value"])
         assert len(np.unique(sums[f"{name}_user"])) == card["metrics"]["test"][name]["users"]
@@ -134,13 +135,13 @@ def test_a_card_of_another_checkpoint_is_refused(directory, tmp_path) -> None:
     data = json.loads((other / "checkpoint.json").read_text())
     (other / "checkpoint.json").write_text(json.dumps(data | {"metrics": {}}))
     with pytest.raises(ConfigurationError, match="is the card of checkpoint"):
-        model_card.read(other)
+        read_card(other)
     (other / "card.json").write_text("{")
     with pytest.raises(ConfigurationError, match="not JSON"):
-        model_card.read(other)
+        read_card(other)
     (other / "card.json").unlink()
     with pytest.raises(ConfigurationError, match=r"no card\.json"):
-        model_card.read(other)
+        read_card(other)
 
 
 def test_the_text_is_made_of_the_json_alone(card) -> None:
@@ -166,7 +167,7 @@ def test_empty_periods_and_hand_made_data_have_a_card(tmp_path) -> None:
     assert card["judged"]["test"]["pages"] == 0
     assert card["fairness"]["slices"] == {}
     assert "pCVR is not judged" in (tmp_path / "MODEL_CARD.md").read_text()
-    assert model_card.read(tmp_path) == json.loads(json.dumps(card))
+    assert read_card(tmp_path) == json.loads(json.dumps(card))
 
 
 def test_the_constant_rate_has_the_log_loss_of_its_labels() -> None:
