@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     type=click.Path(path_type=Path, exists=True, dir_okay=False),
     required=True,
     metavar="FILE",
-    help="Text, a user a line, 'user item item ...', oldest first: docs/public_data.md.",
+    help="Text, a user a line, 'user item item ...', oldest first: docs/public_sequence.md.",
 )
 @click.option(
     "--out",

@@ -47,15 +47,24 @@ class DecoderRecipe:
     """A decoder and how it is trained; the defaults were chosen on Amazon Beauty's validation."""
 
     shape: DecoderShape = field(default_factory=DecoderShape)
-    epochs: int = 30
-    evaluate_every: int = 2
+    epochs: int = 24
+    evaluate_every: int = 4
     patience: int = 10  # epochs without a better validation
     learning_rate: float = 5e-3
     warmup_steps: int = 100
     weight_decay: float = 1e-4  # of matrices, the table among them
-    negatives: int = 1024
+    negatives: int = 1024  # 0, or as many as there are items, is the full softmax
     tokens: int = 3000  # of a batch, padding included
     start_from_cooccurrence: bool = True
+
+    def __post_init__(self) -> None:
+        for name in ("epochs", "evaluate_every", "patience", "warmup_steps", "tokens"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name} is {getattr(self, name)}, expected 1 or more")
+        if self.learning_rate <= 0 or self.weight_decay < 0 or self.negatives < 0:
+            raise ValueError(
+                "expected a learning_rate above 0, weight_decay and negatives of 0 or more"
+            )
 
     def to_dict(self) -> dict[str, Any]:
         """JSON form, the shape's fields among the others."""
@@ -66,11 +75,17 @@ class DecoderRecipe:
         """With other values of fields of the recipe or its shape; ValueError for no field."""
         of_shape = {one.name for one in fields(DecoderShape)}
         mine = {one.name for one in fields(self)} - {"shape"}
+        known = {name: getattr(self.shape, name) for name in of_shape}
+        known |= {name: getattr(self, name) for name in mine}
         unknown = sorted(set(settings) - of_shape - mine)
         if unknown:
             raise ValueError(
                 f"no setting {unknown[0]!r}, expected one of {sorted(of_shape | mine)}"
             )
+        for name, value in settings.items():
+            kinds = (int, float) if type(known[name]) is float else (type(known[name]),)
+            if type(value) not in kinds:
+                raise ValueError(f"{name} is {value!r}, expected {kinds[-1].__name__}")
         shape = replace(self.shape, **{k: v for k, v in settings.items() if k in of_shape})
         return replace(self, shape=shape, **{k: v for k, v in settings.items() if k in mine})
 

@@ -47,10 +47,9 @@ def planted_chain(seed: int, users: int = 120, items: int = 20) -> ItemSequences
     return from_lists([*sequences, list(range(1, items + 1))])
 
 
-@pytest.mark.parametrize("order", ["absolute", "relative", "none"])
-def test_no_hidden_state_depends_on_a_later_item(order: str) -> None:
+def test_no_hidden_state_depends_on_a_later_item() -> None:
     torch.manual_seed(0)
-    model = SequenceDecoder(9, replace(SHAPE, order=order)).eval()
+    model = SequenceDecoder(9, SHAPE).eval()
     embedded: list[torch.Tensor] = []
 
     def keep(_module: object, _inputs: object, output: torch.Tensor) -> torch.Tensor:
@@ -104,9 +103,7 @@ def test_labels_are_the_next_items_and_padding_has_none() -> None:
 @pytest.mark.parametrize("temperature", [0.0, 0.1])
 def test_sampled_softmax_with_all_items_is_the_full_one(temperature: float) -> None:
     torch.manual_seed(1)
-    model = SequenceDecoder(12, replace(SHAPE, temperature=temperature, item_bias=True))
-    with torch.no_grad():
-        model.bias.normal_()
+    model = SequenceDecoder(12, replace(SHAPE, temperature=temperature))
     hidden_MD = torch.randn(5, 16)
     labels_M = torch.tensor([1, 12, 3, 3, 7])
     with torch.no_grad():
@@ -227,6 +224,23 @@ def test_unknown_setting_is_refused_with_the_known_ones() -> None:
     assert changed.to_dict()["d_model"] == 32
     with pytest.raises(ValueError, match=r"no setting 'depth', expected one of \['d_feed_forward'"):
         changed.with_settings({"depth": 3})
+
+
+@pytest.mark.parametrize(
+    ("settings", "complaint"),
+    [
+        ({"d_model": "wide"}, "d_model is 'wide', expected int"),
+        ({"dropout": 1}, "dropout is 1, expected 0 to less than 1"),
+        ({"d_model": 30, "num_heads": 4}, "expected a multiple of num_heads, 4"),
+        ({"temperature": -1.0}, "temperature is -1.0"),
+        ({"epochs": 0}, "epochs is 0, expected 1 or more"),
+        ({"learning_rate": 0.0}, "expected a learning_rate above 0"),
+        ({"num_layers": 0}, "num_layers"),
+    ],
+)
+def test_senseless_setting_is_refused(settings: dict[str, object], complaint: str) -> None:
+    with pytest.raises(ValueError, match=complaint):
+        DecoderRecipe().with_settings(settings)
 
 
 def test_state_of_another_run_is_refused(tmp_path: Path) -> None:
