@@ -29,8 +29,8 @@ class DecoderShape:
     num_layers: int = 1
     num_heads: int = 2
     d_feed_forward: int = 256
-    dropout: float = 0.5
-    input_dropout: float = 0.5
+    dropout: float = 0.4
+    input_dropout: float = 0.4
     temperature: float = 0.07  # of cosine scores; 0 is for dot products
 
     def __post_init__(self) -> None:

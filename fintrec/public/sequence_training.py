@@ -47,9 +47,9 @@ class DecoderRecipe:
     """A decoder and how it is trained; the defaults were chosen on Amazon Beauty's validation."""
 
     shape: DecoderShape = field(default_factory=DecoderShape)
-    epochs: int = 24
+    epochs: int = 16
     evaluate_every: int = 4
-    patience: int = 10  # epochs without a better validation
+    patience: int = 12  # epochs without a better validation
     learning_rate: float = 5e-3
     warmup_steps: int = 100
     weight_decay: float = 1e-4  # of matrices, the table among them
