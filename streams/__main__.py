@@ -25,6 +25,7 @@ VERBS: dict[str, tuple[str, str]] = {
         "fintrec.commands.evaluate:evaluate",
         "Judge the models on public data, and on files of the same form.",
     ),
+    "reproduce": ("fintrec.commands.reproduce:reproduce", "Make the tables of experiments."),
     "export": ("streams.commands.export:export", "Write trained models for Triton."),
     "nightly": ("streams.commands.nightly:nightly", "Load a night's batch features into Feast."),
     "worker": ("streams.commands.worker:worker", "Run an ingest, scoring or lake worker."),

@@ -22,6 +22,10 @@ _FORMS: Final[dict[str, tuple[str, str]]] = {
         "fintrec.commands.evaluate_sessions:sessions",
         "Anonymous web sessions: next page.",
     ),
+    "sequence": (
+        "fintrec.commands.evaluate_sequence:sequence",
+        "Item sequences of users: next item among all.",
+    ),
 }
 _BESIDE: Final = Path("..") / "shared" / "data"
 

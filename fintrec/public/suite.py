@@ -36,6 +36,7 @@ class Form:
 FORMS: Final[Mapping[str, Form]] = {
     "events": Form("fintrec.public.events", "bpic2012/bpic2012.parquet"),
     "sessions": Form("fintrec.public.sessions", "msnbc/msnbc990928.zip"),
+    "sequence": Form("fintrec.public.sequences", "s3rec_amazon/Beauty.txt"),
 }
 
 
