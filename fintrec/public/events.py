@@ -1,7 +1,7 @@
-"""The form `events` of the public suite: an event log of cases, judged in two ways.
+"""The form `events` of the public suite: an event log of cases, judged by its next events.
 
-Next event over all cases (`next_event.py`), and whether an offer sent is accepted within 30 days
-(`offers.py`) where the log has offers.
+Where the log has offers (`offers.py`), the constant and two models on counts say how hard it is to
+tell at once which of them will be accepted.
 """
 
 from collections.abc import Callable
@@ -11,6 +11,7 @@ from typing import Any
 from fintrec.public import next_event
 from fintrec.public.event_log import EventLog, read_event_log
 from fintrec.public.goals import Line, next_kind_lines
+from fintrec.public.offers import offer_baselines
 from fintrec.public.source_files import cell_name, identity
 from fintrec.public.suite import Say, silent, told
 from fintrec.result_files import ResultFolder
@@ -41,6 +42,7 @@ def evaluate(
         "cases": log.num_cases,
         "kinds": len(log.kinds),
         "next_event": _next_event(log, cell, seeds, budget_minutes, say),
+        "offers": cell("offers_baselines", {}, lambda: offer_baselines(log)),
     }
 
 

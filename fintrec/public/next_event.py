@@ -13,14 +13,12 @@ instant. Which of the two was chosen on validation; docs/public_data.md has both
 from collections.abc import Callable
 from typing import Any, Final
 
-import numpy as np
-
+from fintrec.learning.loop import Progress
 from fintrec.logs import LogError
 from fintrec.public.event_log import EventLog
-from fintrec.public.event_series import cases, fit_fields, with_end
+from fintrec.public.event_series import cases, with_end
 from fintrec.public.kind_models import KindSettings, judge, train_decoder
 from fintrec.public.ngrams import fit, quality
-from fintrec.training import Progress
 
 TRAIN_SHARE: Final = 0.8
 ORDERS: Final = {"bigram": 1, "3-gram": 2, "order-5 backoff": 5}
@@ -51,15 +49,13 @@ def decoder_quality(
     budget_minutes: float | None,
     report: Callable[[Progress], None],
     settings: KindSettings = SETTINGS,
-    use_fields: bool = True,
 ) -> dict[str, Any]:
     """Our decoder, trained with a seed: its history, validation and test."""
     num_train = num_train_cases(log.num_cases)
     num_fit = int((1 - VALIDATION_SHARE) * num_train)
     if not 0 < num_fit < num_train:
         raise LogError(f"{num_train} training cases, expected at least 2: the last validate")
-    rows = np.arange(len(log.kind_N)) < log.start_C1[num_fit]
-    series = cases(log, fit_fields(log, rows) if use_fields else None)
+    series = cases(log, None)
     validation = series.between(num_fit, num_train)
     decoder, history = train_decoder(
         series.between(0, num_fit), validation, settings, seed, budget_minutes, report

@@ -16,6 +16,7 @@ from typing import Any, Final
 
 import numpy as np
 
+from fintrec.learning.loop import Progress
 from fintrec.logs import LogError
 from fintrec.public.goals import Line, next_kind_lines
 from fintrec.public.kind_models import KindSettings, judge, train_decoder
@@ -25,7 +26,6 @@ from fintrec.public.ragged import Ragged
 from fintrec.public.source_files import cell_name, identity
 from fintrec.public.suite import Say, silent, told
 from fintrec.result_files import ResultFolder
-from fintrec.training import Progress
 
 SHORTEST: Final = 2
 LONGEST: Final = 500

@@ -17,9 +17,9 @@ from pathlib import Path
 from typing import Any, Final
 
 from features.errors import ConfigurationError
+from fintrec.learning.loop import Progress
 from fintrec.public.goals import COLUMNS, Line
 from fintrec.result_files import ResultFolder, markdown_table
-from fintrec.training import Progress
 
 Say = Callable[[str, float, str], None]
 """What is being done, the share of it that is done (0..1), the newest numbers."""
