@@ -73,8 +73,9 @@ class ResultFolder:
 
 
 def typed_command() -> str:
-    """The command line of this process as a reader would type it."""
-    return shlex.join(["fintrec", *sys.argv[1:]])
+    """The command line of this process as a reader would type it: absolute paths by their names."""
+    words = [Path(word).name if word.startswith("/") else word for word in sys.argv[1:]]
+    return shlex.join(["fintrec", *words])
 
 
 def write_json(path: Path, data: Mapping[str, Any]) -> None:

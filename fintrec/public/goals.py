@@ -56,3 +56,22 @@ class Line:
 
 
 COLUMNS: Final = ("data", "measure", "ours", "seeds", "goal", "reached", "beside it")
+
+
+def next_kind_lines(data: str, what: str, found: dict[str, Any], goal_nll: float) -> list[Line]:
+    """NLL and accuracy of the decoder's seeds beside those of the n-grams."""
+    parts: tuple[tuple[str, str, float | None, Literal["lower", "higher"]], ...] = (
+        ("nll", "NLL, nats", goal_nll, "lower"),
+        ("accuracy", "top-1 accuracy", None, "higher"),
+    )
+    return [
+        Line(
+            data,
+            f"{what}, {name}",
+            tuple(seed["test"][key] for seed in found["decoder"].values()),
+            goal,
+            better,
+            {model: measured[key] for model, measured in found["beside"].items()},
+        )
+        for key, name, goal, better in parts
+    ]

@@ -18,12 +18,13 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from fintrec.learning.loop import Progress, Task
+from fintrec.learning.loop import fit as fit_task
 from fintrec.models.attention import Blocks, visible_before, visible_upto
-from fintrec.models.calendar import OrderAndTime
+from fintrec.models.calendar import Order, OrderAndTime
 from fintrec.models.config import TrainingConfig
 from fintrec.public.kind_windows import IGNORED, KindBatch, Series, windows
-from fintrec.training import Progress, Task
-from fintrec.training import fit as fit_task
+from fintrec.public.ragged import IntArray
 
 _INIT: Final = 0.3
 
@@ -60,7 +61,7 @@ class KindEmbedding(nn.Module):
         width = settings.d_model
         self.kind = nn.Embedding(num_kinds, width)
         self.fields = nn.ModuleList(nn.Embedding(size, width) for size in field_sizes)
-        self.order_time = OrderAndTime(width, num_elapsed, settings.use_time)
+        self.order_time = OrderAndTime(width, num_elapsed) if settings.use_time else Order(width)
         self.dropout = nn.Dropout(settings.dropout)
         for table in (self.kind, *self.fields):
             assert isinstance(table, nn.Embedding)
@@ -101,17 +102,19 @@ class KindDecoder(nn.Module):
 
 
 class NextKindLoss(nn.Module):
-    """Mean negative log-likelihood of the judged places, nats."""
+    """Negative log-likelihood of the judged places in nats: its sum and their number."""
 
     def __init__(self, decoder: KindDecoder) -> None:
         super().__init__()
         self.decoder = decoder
 
     def forward(self, batch: KindBatch) -> Tensor:
-        """Scalar."""
-        return functional.cross_entropy(
-            self.decoder(batch).flatten(0, 1), batch.target_BT.flatten(), ignore_index=IGNORED
+        """(1, 2)."""
+        target_N = batch.target_BT.flatten()
+        total = functional.cross_entropy(
+            self.decoder(batch).flatten(0, 1), target_N, ignore_index=IGNORED, reduction="sum"
         )
+        return torch.stack((total, (target_N != IGNORED).sum().to(total.dtype)))[None]
 
 
 def decoder_for(series: Series, settings: KindSettings, seed: int) -> KindDecoder:
@@ -127,7 +130,7 @@ def judge(decoder: KindDecoder, series: Series, settings: KindSettings) -> dict[
     """Mean negative log-likelihood in nats and top-1 accuracy over all targets."""
     decoder.eval()
     nll, right, found = 0.0, 0, windows(series, settings.window)
-    for batch in found.batches(4 * settings.batch_tokens, None):
+    for batch in map(found.batch, found.plan(4 * settings.batch_tokens, None)):
         logits, target = decoder(batch).flatten(0, 1), batch.target_BT.flatten()
         nll += float(
             functional.cross_entropy(logits, target, ignore_index=IGNORED, reduction="sum")
@@ -149,15 +152,15 @@ def train_decoder(
     decoder = decoder_for(train, settings, seed)
     found = windows(train, settings.window)
 
-    def batches(epoch: int) -> Any:
-        return found.batches(settings.batch_tokens, np.random.default_rng((seed, epoch)))
+    def plan(epoch: int) -> list[IntArray]:
+        return found.plan(settings.batch_tokens, np.random.default_rng((seed, epoch)))
 
     task = Task(
         "next kind",
         decoder,
         NextKindLoss(decoder),
-        batches,
-        found.num_batches(settings.batch_tokens),
+        plan,
+        found.batch,
         lambda: judge(decoder, validation, settings)["nll"],
     )
     history = fit_task(task, training_config(settings, seed), budget_minutes, report)

@@ -6,7 +6,6 @@ windows that overlap by half; an element is judged in one window only, the one w
 Shapes: N elements of all sequences, B batch, T places of a window, E elapsed times, F fields
 """
 
-from collections.abc import Iterator
 from dataclasses import dataclass
 
 import numpy as np
@@ -81,19 +80,15 @@ class Windows:
         """Elements that are judged."""
         return int((self.length_W - self.judged_W).sum())
 
-    def batches(self, batch_tokens: int, rng: np.random.Generator | None) -> Iterator[KindBatch]:
-        """Batches of about `batch_tokens` elements; in random order with `rng`, else by length."""
+    def plan(self, batch_tokens: int, rng: np.random.Generator | None) -> list[IntArray]:
+        """Windows of batches of about `batch_tokens` elements; in random order with `rng`."""
         tie = rng.random(len(self.first_W)) if rng else np.arange(len(self.first_W))
-        groups = _grouped(np.lexsort((tie, self.length_W)), self.length_W, batch_tokens)
+        groups = grouped(np.lexsort((tie, self.length_W)), self.length_W, batch_tokens)
         order = rng.permutation(len(groups)) if rng else np.arange(len(groups))
-        for group in order:
-            yield self._batch(groups[group])
+        return [groups[group] for group in order]
 
-    def num_batches(self, batch_tokens: int) -> int:
-        """Batches of an epoch."""
-        return len(_grouped(np.argsort(self.length_W), self.length_W, batch_tokens))
-
-    def _batch(self, chosen: IntArray) -> KindBatch:
+    def batch(self, chosen: IntArray) -> KindBatch:
+        """The chosen windows, padded to the longest of them."""
         size = int(self.length_W[chosen].max())
         place_T = np.arange(size)
         is_real = place_T < self.length_W[chosen, None]
@@ -129,7 +124,7 @@ def windows(series: Series, size: int) -> Windows:
     return Windows(series, start_S[sequence_W] + shift_W, length_W, judged_W, series.kinds.place_N)
 
 
-def _grouped(order: IntArray, length_W: IntArray, batch_tokens: int) -> list[IntArray]:
+def grouped(order: IntArray, length_W: IntArray, batch_tokens: int) -> list[IntArray]:
     """Windows in order of length, cut where a padded batch would hold more than `batch_tokens`."""
     groups, begin = [], 0
     lengths = length_W[order]

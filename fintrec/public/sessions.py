@@ -10,17 +10,21 @@ Every page from a session's 2nd on is to be predicted from those before it. Ther
 """
 
 import zipfile
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Final
 
 import numpy as np
 
+from fintrec.learning.loop import Progress
 from fintrec.logs import LogError
-from fintrec.public.goals import Line
+from fintrec.public.goals import Line, next_kind_lines
+from fintrec.public.kind_models import KindSettings, judge, train_decoder
+from fintrec.public.kind_windows import without_time
 from fintrec.public.ngrams import fit, quality
 from fintrec.public.ragged import Ragged
 from fintrec.public.source_files import cell_name, identity
-from fintrec.public.suite import Say, silent
+from fintrec.public.suite import Say, silent, told
 from fintrec.result_files import ResultFolder
 
 SHORTEST: Final = 2
@@ -29,6 +33,18 @@ NUM_TRAIN: Final = 400_000
 NUM_TEST: Final = 50_000
 ORDERS: Final = {"bigram": 1, "3-gram": 2, "order-5 backoff": 5}
 MIN_COUNT: Final = 20
+NUM_VALIDATION: Final = 10_000
+GOAL_NLL: Final = 1.18
+SETTINGS: Final = KindSettings(
+    d_model=64,
+    d_feed_forward=128,
+    dropout=0.0,
+    window=64,
+    use_time=False,
+    learning_rate=3e-3,
+    batch_tokens=4096,
+    epochs=4,
+)
 
 
 def read_sessions(path: Path) -> Ragged:
@@ -99,6 +115,32 @@ def protocol(sessions: Ragged) -> tuple[Ragged, Ragged]:
     return kept.between(0, num_train), kept.between(len(kept) - num_test, len(kept))
 
 
+def decoder_quality(
+    train: Ragged,
+    test: Ragged,
+    seed: int,
+    budget_minutes: float | None,
+    report: Callable[[Progress], None],
+    settings: KindSettings = SETTINGS,
+) -> dict[str, Any]:
+    """Our decoder, trained with a seed: its history, validation and test.
+
+    The last training sessions, at most 10,000 and a tenth of them, are kept for validation.
+    """
+    num_fit = len(train) - min(NUM_VALIDATION, len(train) // 10 + 1)
+    if num_fit < 1:
+        raise LogError(f"{len(train)} training sessions, expected at least 2: the last validate")
+    validation = without_time(train.between(num_fit, len(train)))
+    decoder, history = train_decoder(
+        without_time(train.between(0, num_fit)), validation, settings, seed, budget_minutes, report
+    )
+    return {
+        "training": history,
+        "validation": judge(decoder, validation, settings),
+        "test": judge(decoder, without_time(test), settings),
+    }
+
+
 def evaluate(
     path: Path,
     folder: ResultFolder,
@@ -117,6 +159,16 @@ def evaluate(
             name: quality(fit(train, order, MIN_COUNT), test) for name, order in ORDERS.items()
         },
     )
+    decoders = {
+        str(seed): folder.cell(
+            cell_name("sessions", path, f"decoder-seed{seed}"),
+            {**source, **SETTINGS.to_dict(), "seed": seed, "budget_minutes": budget_minutes},
+            lambda seed=seed: decoder_quality(  # type: ignore[misc]
+                train, test, seed, budget_minutes, told(say, f"next page, seed {seed}")
+            ),
+        )["result"]
+        for seed in seeds
+    }
     return {
         "form": "sessions",
         **source,
@@ -124,10 +176,10 @@ def evaluate(
         "train_sessions": len(train),
         "test_sessions": len(test),
         "pages": sessions.num_kinds,
-        "next_page": {"beside": ngrams["result"]},
+        "next_page": {"beside": ngrams["result"], "decoder": decoders},
     }
 
 
 def lines(result: dict[str, Any]) -> list[Line]:
     """The measures beside their goals."""
-    return []
+    return next_kind_lines(f"sessions {result['file']}", "next page", result["next_page"], GOAL_NLL)

@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from features.errors import ConfigurationError
+from fintrec.learning.loop import Progress
 from fintrec.public.goals import COLUMNS, Line
 from fintrec.result_files import ResultFolder, markdown_table
 
@@ -41,6 +42,19 @@ FORMS: Final[Mapping[str, Form]] = {
 
 def silent(what: str, share: float, text: str) -> None:
     """Say it to nobody."""
+
+
+def told(say: Say, what: str) -> Callable[[Progress], None]:
+    """The training loop's progress, said."""
+    newest = ""
+
+    def report(progress: Progress) -> None:
+        nonlocal newest
+        if progress.validation is not None:
+            newest = f"epoch {progress.epoch} validation {progress.validation:.4f}"
+        say(what, progress.share, newest)
+
+    return report
 
 
 def files_of(data_dir: Path) -> dict[str, Path]:

@@ -1,0 +1,141 @@
+"""Offer conversion: is an offer sent accepted within 30 days, told at the instant it is sent?
+
+Protocol: every O_SENT whose 30 days end within the log is an example; it is positive if the case's
+O_ACCEPTED follows within 30 days. Offers by instant, the first 80 % train, the last 20 % test. What is
+known are the rows of the case up to the O_SENT itself, in the order they were logged.
+
+The training offers' own 30 days reach into the test period. That is the published protocol.
+
+Shapes: O offers, X context features
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, Final
+
+import numpy as np
+import numpy.typing as npt
+
+from features.spec import DAY_MS, HOUR_MS
+from fintrec.logs import LogError
+from fintrec.metrics import auroc, log_loss
+from fintrec.public.event_log import EventLog, IntArray
+
+SENT: Final = "O_SENT"
+ACCEPTED: Final = "O_ACCEPTED"
+FOLLOW_UP_MS: Final = 30 * DAY_MS
+TRAIN_SHARE: Final = 0.8
+FEWEST: Final = 50  # offers, below which no model is trained
+FloatArray = npt.NDArray[np.float64]
+BoolArray = npt.NDArray[np.bool_]
+
+
+@dataclass(frozen=True, slots=True)
+class Offers:
+    """Offers by the instant they were sent."""
+
+    row_O: IntArray  # of the O_SENT in the log
+    first_O: IntArray  # first row of its case
+    case_O: IntArray
+    sent_ms_O: IntArray
+    is_accepted_O: BoolArray
+
+    def __len__(self) -> int:
+        return len(self.row_O)
+
+    def take(self, chosen: IntArray | BoolArray | slice) -> "Offers":
+        """The chosen offers."""
+        return Offers(
+            self.row_O[chosen],
+            self.first_O[chosen],
+            self.case_O[chosen],
+            self.sent_ms_O[chosen],
+            self.is_accepted_O[chosen],
+        )
+
+
+def find_offers(log: EventLog) -> Offers:
+    """All offers with a full follow-up, accepted or not; empty where the log has none."""
+    sent = np.flatnonzero(log.activity_N == SENT)
+    sent = sent[log.time_ms_N[sent] + FOLLOW_UP_MS <= log.time_ms_N.max()]
+    sent = sent[np.argsort(log.time_ms_N[sent], kind="stable")]
+    case_O, sent_ms_O = log.case_N[sent], log.time_ms_N[sent]
+    is_accepted_O = np.zeros(len(sent), np.bool_)
+    accepted = np.flatnonzero(log.activity_N == ACCEPTED)
+    keys = log.case_N[accepted], log.time_ms_N[accepted]
+    span = int(log.time_ms_N.max() - log.time_ms_N.min()) + FOLLOW_UP_MS + 1
+    start = int(log.time_ms_N.min())
+    code = np.sort(keys[0] * span + (keys[1] - start))
+    low = np.searchsorted(code, case_O * span + (sent_ms_O - start), side="right")
+    high = np.searchsorted(code, case_O * span + (sent_ms_O - start) + FOLLOW_UP_MS, side="right")
+    is_accepted_O[:] = high > low
+    return Offers(sent, log.start_C1[case_O], case_O, sent_ms_O, is_accepted_O)
+
+
+def split(offers: Offers) -> tuple[Offers, Offers]:
+    """(train, test); LogError with too few offers, or only accepted or only refused ones."""
+    if len(offers) < FEWEST:
+        raise LogError(f"{len(offers)} offers with a full follow-up, expected at least {FEWEST}")
+    num_train = int(TRAIN_SHARE * len(offers))
+    train, test = offers.take(slice(0, num_train)), offers.take(slice(num_train, len(offers)))
+    for name, part in (("training", train), ("test", test)):
+        if part.is_accepted_O.all() or not part.is_accepted_O.any():
+            raise LogError(f"all {len(part)} {name} offers end alike, expected both outcomes")
+    return train, test
+
+
+def context(log: EventLog, offers: Offers, activities: Sequence[str]) -> FloatArray:
+    """What the case's rows up to the O_SENT say in numbers, (O, X): what the forest sees.
+
+    How often each of the ascending `activities` happened; log(1 + ms) since the case began and since the row before; log
+    of the amount asked for; hour; weekday.
+    """
+    names = np.array(activities)
+    place_N = np.minimum(np.searchsorted(names, log.activity_N), len(names) - 1)
+    code_N = np.where(names[place_N] == log.activity_N, place_N, len(names))
+    count_OA = np.stack(
+        [
+            np.bincount(code_N[first : row + 1], minlength=len(names) + 1)[: len(names)]
+            for first, row in zip(offers.first_O, offers.row_O, strict=True)
+        ]
+    )
+    before_ms = log.time_ms_N[np.maximum(offers.row_O - 1, offers.first_O)]
+    numbers = (
+        np.log1p(offers.sent_ms_O - log.time_ms_N[offers.first_O]),
+        np.log1p(offers.sent_ms_O - before_ms),
+        np.log1p(np.maximum(log.amount_N[offers.row_O], 0.0)),
+        offers.sent_ms_O // HOUR_MS % 24,
+        (offers.sent_ms_O // DAY_MS + 3) % 7,
+    )
+    return np.column_stack((count_OA, *numbers)).astype(np.float64)
+
+
+def offer_baselines(log: EventLog) -> dict[str, Any]:
+    """Log loss and AUROC of a constant, a forest and boosting; only the counts with few offers."""
+    from sklearn.ensemble import HistGradientBoostingClassifier, RandomForestClassifier
+
+    offers = find_offers(log)
+    if len(offers) < FEWEST:
+        return {"offers": len(offers), "reason": f"fewer than {FEWEST} offers with a follow-up"}
+    train, test = split(offers)
+    activities = tuple(np.unique(log.activity_N).tolist())
+    known, asked = context(log, train, activities), context(log, test, activities)
+    models = {
+        "forest": RandomForestClassifier(300, min_samples_leaf=10, random_state=0),
+        "boosting": HistGradientBoostingClassifier(random_state=0),
+    }
+    rate = float(train.is_accepted_O.mean())
+    found: dict[str, Any] = {
+        "offers": len(offers),
+        "test_offers": len(test),
+        "constant": {
+            "log_loss": round(log_loss(np.full(len(test), rate), test.is_accepted_O), 4),
+        },
+    }
+    for name, model in models.items():
+        probability = model.fit(known, train.is_accepted_O).predict_proba(asked)[:, 1]
+        found[name] = {
+            "log_loss": round(log_loss(probability, test.is_accepted_O), 4),
+            "auroc": round(auroc(probability, test.is_accepted_O), 4),
+        }
+    return found
