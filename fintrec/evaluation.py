@@ -8,12 +8,22 @@ from typing import Any, NamedTuple
 import numpy as np
 import numpy.typing as npt
 import torch
+from torch import Tensor
 
 from fintrec.batches import conversion_batches
 from fintrec.calibration import Calibration, click_level, conversion_probabilities
+from fintrec.calibration_choice import Impressions
 from fintrec.datasets import Decisions, TrainingSet
 from fintrec.exposure import ExposurePrior
-from fintrec.metrics import auroc, calibration_error, log_loss, recall_at
+from fintrec.metrics import (
+    auroc,
+    brier,
+    calibration_error,
+    calibration_line,
+    log_loss,
+    log_loss_lift,
+    recall_at,
+)
 from fintrec.models.pctr import Pctr
 from fintrec.models.pcvr import Pcvr
 
@@ -26,27 +36,25 @@ class Scored(NamedTuple):
     """Logits of pages and what happened after them."""
 
     pages: IntArray  # (N,), places in the decisions
-    pctr_logits: Logits  # (N, K)
-    pcvr_logits: Logits  # (N, K)
+    pctr_logits: Logits  # (N, K), or (N, 0) where there is no such model
+    pcvr_logits: Logits  # (N, K), or (N, 0)
     converted: npt.NDArray[np.bool_]  # (N, K)
     known: npt.NDArray[np.bool_]  # (N, K), where the conversion label is complete
 
 
 @torch.inference_mode()
 def score(
-    pctr: Pctr, pcvr: Pcvr, data: TrainingSet, decisions: Decisions, pages: IntArray
+    pctr: Pctr | None, pcvr: Pcvr | None, data: TrainingSet, decisions: Decisions, pages: IntArray
 ) -> Scored:
-    """Score pages with both models as they are served."""
-    pctr.eval()
-    pcvr.eval()
+    """Score pages with the models there are, as they are served."""
     parts = []
     for chosen, batch in conversion_batches(data, decisions, pages, _BATCH, None):
         history, page = batch[:3], batch[3:5]
         parts.append(
             (
                 chosen,
-                pctr(*history, *page).numpy(),
-                pcvr(*history, *page).numpy(),
+                _logits(pctr, history, page),
+                _logits(pcvr, history, page),
                 batch.target_BK.numpy() > 0,
                 batch.known_BK.numpy() > 0,
             )
@@ -57,23 +65,35 @@ def score(
     return Scored(*(np.concatenate(part) for part in zip(*parts, strict=True)))
 
 
-def impressions(
-    scored: Scored, decisions: Decisions
-) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.bool_]]:
-    """z of every shown item of the pages (the calibration's input), and whether it was clicked."""
+def _logits(
+    model: Pctr | Pcvr | None, history: tuple[Tensor, ...], page: tuple[Tensor, ...]
+) -> Logits:
+    if model is None:
+        return np.zeros((len(page[0]), 0), np.float32)
+    logits: Logits = model.eval()(*history, *page).numpy()
+    return logits
+
+
+def impressions(scored: Scored, decisions: Decisions) -> Impressions:
+    """Every shown item of the pages: the calibration's input."""
     shown = decisions.shown[scored.pages]
     row, position = np.nonzero(shown >= 0)
-    level = click_level(scored.pctr_logits)[row, shown[row, position]]
-    return level, decisions.clicked[scored.pages][row, position]
+    item = shown[row, position].astype(np.int64)
+    return Impressions(
+        level=click_level(scored.pctr_logits)[row, item],
+        item=item,
+        clicked=decisions.clicked[scored.pages][row, position],
+        user=decisions.user[scored.pages][row].astype(np.int64),
+    )
 
 
 def evaluate(
     scored: Scored,
     decisions: Decisions,
-    calibration: Calibration,
+    calibration: Calibration | None,
     prior: ExposurePrior,
 ) -> dict[str, Any]:
-    """Metrics of both models on scored pages; None where there is nothing to measure.
+    """Metrics of the models on scored pages; None where there is nothing to measure.
 
     `prior` is the one of the click objective: the next click (eq. 2 and 3) depends on what is
     shown, the impression metrics do not.
@@ -86,17 +106,17 @@ def evaluate(
         "clicks": len(target),
         "conversions": int(scored.converted[scored.known].sum()),
     }
-    if len(target):
+    if len(target) and scored.pctr_logits.size:
         shares = prior.rows(decisions.request[scored.pages[row]])
         level = click_level(scored.pctr_logits[row] + shares)
         found["pctr_next_item_log_loss"] = float(-level[np.arange(len(target)), target].mean())
         for k in (1, 5):
             found[f"pctr_recall_at_{k}"] = recall_at(level, target, k)
     row, position = np.nonzero(shown >= 0)
-    if len(row):
+    if len(row) and calibration is not None:
         pctr = calibration.apply(scored.pctr_logits)[row, shown[row, position]]
         found |= _binary("pctr", pctr, clicked[row, position])
-    if scored.known.any():
+    if scored.known.any() and scored.pcvr_logits.size:
         pcvr = conversion_probabilities(scored.pcvr_logits)
         found |= _binary("pcvr", pcvr[scored.known], scored.converted[scored.known])
     return {name: _rounded(value) for name, value in found.items()}
@@ -105,10 +125,15 @@ def evaluate(
 def _binary(
     name: str, probability: npt.NDArray[np.float64], label: npt.NDArray[np.bool_]
 ) -> dict[str, float]:
+    slope, intercept = calibration_line(probability, label)
     return {
         f"{name}_log_loss": log_loss(probability, label),
+        f"{name}_log_loss_lift": log_loss_lift(probability, label),
         f"{name}_auroc": auroc(probability, label),
+        f"{name}_brier": brier(probability, label),
         f"{name}_calibration_error": calibration_error(probability, label),
+        f"{name}_calibration_slope": slope,
+        f"{name}_calibration_intercept": intercept,
     }
 
 

@@ -148,8 +148,8 @@ def kind_of(repository: Path) -> Kind:
 
 
 def served_modules(checkpoint: Checkpoint) -> dict[str, nn.Module]:
-    """The four modules by name, in evaluation mode."""
-    pctr, pcvr = checkpoint.pctr, checkpoint.pcvr
+    """The four modules by name, in evaluation mode; ConfigurationError where a model is missing."""
+    pctr, pcvr, _ = checkpoint.served()
     modules = (Encode(pctr, pcvr), Head(pctr, pcvr), pctr, pcvr)
     return {name: module.eval() for name, module in zip(SERVED, modules, strict=True)}
 
@@ -188,7 +188,7 @@ def _torchscript_is_deprecated() -> Iterator[None]:
 def exported_program(module: nn.Module) -> torch.export.ExportedProgram:
     """`torch.export` program of a served module, variable in batch and history length."""
     batch = torch.export.Dim("batch", min=2, max=MAX_BATCH)
-    length = torch.export.Dim("length", min=2, max=BUCKETS[-1])
+    length = torch.export.Dim("length", min=BUCKETS[0], max=BUCKETS[-1])
     inputs = example_inputs(module, 4, BUCKETS[0])
     shapes = [{0: batch} for _ in inputs]
     if not isinstance(module, Head):
@@ -227,12 +227,13 @@ def next_version(repository: Path, above: int = 0) -> int:
 def _manifest(
     checkpoint: Checkpoint, number: int, hashes: Mapping[str, str], checkpoint_hash: str
 ) -> Manifest:
+    _, _, calibration = checkpoint.served()
     return Manifest(
         version=number,
         registry=registry_fingerprint(),
         vocabulary=checkpoint.vocabulary,
         content_types=checkpoint.content_types,
-        calibration=checkpoint.calibration,
+        calibration=calibration,
         popularity=checkpoint.popularity,
         d_model=checkpoint.recipe.model.d_model,
         window=checkpoint.recipe.model.window,

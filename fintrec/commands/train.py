@@ -69,6 +69,7 @@ def train(
     """
     import torch
 
+    from fintrec import calibration_report
     from fintrec.checkpoint import save
     from fintrec.model_card import write as write_card
     from fintrec.models.config import RECIPES
@@ -87,6 +88,7 @@ def train(
     if as_json:
         checkpoint = run(data, chosen, minutes)
         save(checkpoint, out)
+        calibration_report.write(out, checkpoint, data, source.name)
         write_card(out, checkpoint, data, source)
         import orjson
 
@@ -95,6 +97,7 @@ def train(
     with _Bars() as bars:
         checkpoint = run(data, chosen, minutes, bars.show)
     save(checkpoint, out)
+    calibration_report.write(out, checkpoint, data, source.name)
     write_card(out, checkpoint, data, source)
     _print(out, checkpoint.metrics)
 
