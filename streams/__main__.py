@@ -27,6 +27,7 @@ VERBS: dict[str, tuple[str, str]] = {
     ),
     "reproduce": ("fintrec.commands.reproduce:reproduce", "Make the tables of experiments."),
     "export": ("streams.commands.export:export", "Write trained models for Triton."),
+    "models": ("streams.commands.models:models", "Compare, promote and roll back models."),
     "nightly": ("streams.commands.nightly:nightly", "Load a night's batch features into Feast."),
     "worker": ("streams.commands.worker:worker", "Run an ingest, scoring or lake worker."),
     "request": ("streams.commands.request:request", "Ask for a user's slate and print it."),

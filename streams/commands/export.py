@@ -46,11 +46,14 @@ def export(
 ) -> None:
     """Write the next version of encode, head, pctr and pcvr from CHECKPOINT_DIR."""
     from fintrec.export import export as run
+    from fintrec.promotions import exclusive, highest, read_ledger
     from streams.settings import load_settings
 
     settings = load_settings(stack_dir)
     target = repository or settings.model_repository
-    version = run(checkpoint_dir, target, cast(Literal["cpu", "gpu"], kind), program)
+    with exclusive(target):
+        above = highest(read_ledger(target))
+        version = run(checkpoint_dir, target, cast(Literal["cpu", "gpu"], kind), program, above)
     seconds = None
     if load or (load is None and settings.triton_grpc):
         from streams.model_loading import load_version

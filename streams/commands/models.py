@@ -1,0 +1,319 @@
+"""`fintrec models`: checkpoints and their cards, and which of them is served."""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal, cast
+
+import click
+from rich.table import Table
+
+from streams.commands.options import dir_option, json_option, print_json, wide_console
+
+if TYPE_CHECKING:
+    from fintrec.promotions import Entry
+    from streams.promotion import Target
+
+_CHECKPOINT = click.Path(path_type=Path, exists=True, file_okay=False)
+_LISTED = {
+    "pctr_log_loss": "click log loss",
+    "pctr_auroc": "AUROC",
+    "pcvr_log_loss": "conversion log loss",
+    "pcvr_auroc": "AUROC",
+}
+
+
+def repository_option(function: Any) -> Any:
+    """`--repository`: Triton's model repository."""
+    return click.option(
+        "--repository",
+        type=click.Path(path_type=Path, file_okay=False),
+        help="Triton's model repository (default: the setting model_repository).",
+    )(function)
+
+
+@click.group()
+def models() -> None:
+    """Checkpoints with their cards: list, show, compare, promote, roll back."""
+
+
+@models.command("list")
+@click.option(
+    "--in",
+    "folder",
+    type=_CHECKPOINT,
+    default=Path("."),
+    help="Folder to look in and below (default: this one).",
+)
+@repository_option
+@dir_option
+@json_option
+def list_models(
+    folder: Path, repository: Path | None, stack_dir: Path | None, as_json: bool
+) -> None:
+    """List the checkpoints in a folder, the newest first, and which of them is served."""
+    from fintrec.model_registry import find
+    from streams.settings import load_settings
+
+    target = repository or load_settings(stack_dir).model_repository
+    status = _status_by_hash(target)
+    found = find(folder)
+    if as_json:
+        print_json(
+            [
+                {
+                    "checkpoint": str(one.directory),
+                    "sha256": one.sha256,
+                    "made_at": one.card and one.card["made_at"],
+                    "recipe": one.card and one.card["recipe"]["name"],
+                    "test": one.card and one.card["metrics"]["test"],
+                    "status": status.get(one.sha256, ""),
+                    "problem": one.problem,
+                }
+                for one in found
+            ]
+        )
+        return
+    if not found:
+        click.echo(f"no checkpoint in or below {folder.resolve()}: `fintrec train` makes one")
+        return
+    table = Table(title=f"checkpoints in {folder}, on their test pages", title_justify="left")
+    for name in ("checkpoint", "made", "recipe", *_LISTED.values(), "status"):
+        table.add_column(name, overflow="fold")
+    for one in found:
+        card = one.card
+        cells = [_interval(card["metrics"]["test"].get(name)) if card else "-" for name in _LISTED]
+        table.add_row(
+            str(one.directory.relative_to(folder)) if one.directory != folder else ".",
+            card["made_at"] if card else "-",
+            card["recipe"]["name"] if card else "-",
+            *cells,
+            "; ".join(text for text in (status.get(one.sha256, ""), one.problem) if text),
+        )
+    wide_console().print(table)
+
+
+def _status_by_hash(repository: Path) -> dict[str, str]:
+    """Of each checkpoint that a version was made of, its newest version; the last one is served."""
+    from features.errors import ConfigurationError
+    from fintrec.manifest import load_manifest, versions
+
+    found: dict[str, str] = {}
+    known = versions(repository)
+    for version in known:
+        try:
+            sha256 = load_manifest(repository, version).checkpoint
+        except ConfigurationError:
+            continue  # of another feature registry: this code cannot serve it
+        if sha256:
+            found[sha256] = (
+                f"served, version {version}" if version == known[-1] else (f"version {version}")
+            )
+    return found
+
+
+@models.command()
+@click.argument("checkpoint_dir", metavar="CHECKPOINT", type=_CHECKPOINT)
+@json_option
+def show(checkpoint_dir: Path, as_json: bool) -> None:
+    """Print the card of CHECKPOINT."""
+    from fintrec.card_files import read_card
+    from fintrec.card_text import card_text
+
+    card = read_card(checkpoint_dir)
+    if as_json:
+        print_json(card)
+        return
+    console = wide_console()
+    if console.is_terminal:
+        from rich.markdown import Markdown
+
+        console.print(Markdown(card_text(card)))
+    else:
+        click.echo(card_text(card), nl=False)
+
+
+@models.command()
+@click.argument("first_dir", metavar="A", type=_CHECKPOINT)
+@click.argument("second_dir", metavar="B", type=_CHECKPOINT)
+@json_option
+def compare(first_dir: Path, second_dir: Path, as_json: bool) -> None:
+    """Compare the cards of two checkpoints: test metrics, and what differs in how they were made.
+
+    The difference is B minus A with its 95 % interval over users: in pairs where both were judged
+    on the same test pages, else of the users of each alone.
+    """
+    from fintrec import model_registry as registry
+    from fintrec.card_files import read_card, read_sums
+
+    first, second = read_card(first_dir), read_card(second_dir)
+    compared = registry.compare(first, second, read_sums(first_dir), read_sums(second_dir))
+    differs = registry.differences(first, second)
+    warnings = [] if registry.is_same_test(first, second) else [_other_pages(first, second)]
+    if as_json:
+        print_json(
+            {
+                "first": str(first_dir),
+                "second": str(second_dir),
+                "same_test_pages": not warnings,
+                "warnings": warnings,
+                "metrics": [one.to_dict() for one in compared],
+                "differs": differs,
+            }
+        )
+        return
+    for warning in warnings:
+        click.echo(f"warning: {warning}", err=True)
+    table = Table(title=f"A {first_dir}, B {second_dir}, test", title_justify="left")
+    for name in ("metric", "A", "B", "B - A", "", "B is"):
+        table.add_column(name)
+    for one in compared:
+        how = "-" if one.difference is None else ("in pairs" if one.is_paired else "unpaired")
+        table.add_row(
+            one.name,
+            _interval(one.first),
+            _interval(one.second),
+            _interval(one.to_dict()["difference"]),
+            how,
+            one.verdict,
+        )
+    wide_console().print(table)
+    wide_console().print(_made_differently(differs))
+
+
+def _other_pages(first: Mapping[str, Any], second: Mapping[str, Any]) -> str:
+    periods = [card["data"]["periods"]["test"] for card in (first, second)]
+    from fintrec.card_text import date_of
+
+    spans = [f"{date_of(p['first_ms'])} to {date_of(p['last_ms'])}" for p in periods]
+    return (
+        f"judged on different test pages (A {spans[0]}, B {spans[1]}): "
+        "a difference is also one of pages"
+    )
+
+
+def _made_differently(differs: Mapping[str, list[Any]]) -> Table:
+    table = Table(title="made differently in" if differs else "made alike", title_justify="left")
+    if differs:
+        for name in ("", "A", "B"):
+            table.add_column(name, overflow="fold")
+    for name, (one, other) in differs.items():
+        table.add_row(name, str(one), str(other))
+    return table
+
+
+def _interval(found: Mapping[str, Any] | None) -> str:
+    from fintrec.card_text import interval_text
+
+    return interval_text(found)
+
+
+@models.command()
+@click.argument("checkpoint_dir", metavar="CHECKPOINT", type=_CHECKPOINT)
+@click.option("--gate", is_flag=True, help="Refuse a checkpoint that is worse beyond chance.")
+@click.option("--force", is_flag=True, help="With --gate: serve it all the same, and say so.")
+@click.option(
+    "--kind",
+    type=click.Choice(["cpu", "gpu"]),
+    help="Where the target's Triton runs the models (default: as the repository says, else cpu).",
+)
+@click.option("--no-load", is_flag=True, help="Write the version, but do not ask Triton.")
+@repository_option
+@dir_option
+@json_option
+def promote(
+    checkpoint_dir: Path,
+    gate: bool,
+    force: bool,
+    kind: str | None,
+    no_load: bool,
+    repository: Path | None,
+    stack_dir: Path | None,
+    as_json: bool,
+) -> None:
+    """Make CHECKPOINT the served version: check, export, load in Triton, record in the ledger.
+
+    If anything fails, the version that was served still is.
+    """
+    if force and not gate:
+        raise click.UsageError("--force is for --gate: without --gate nothing is refused for it")
+    from streams.promotion import promote as run
+
+    target = _target(repository, stack_dir, no_load)
+    chosen = cast(Literal["cpu", "gpu"] | None, kind)
+    _print_entry(run(target, checkpoint_dir, chosen, gate, force), target, as_json)
+
+
+@models.command()
+@click.option("--no-load", is_flag=True, help="Write the version, but do not ask Triton.")
+@repository_option
+@dir_option
+@json_option
+def rollback(no_load: bool, repository: Path | None, stack_dir: Path | None, as_json: bool) -> None:
+    """Serve the models again that were promoted before the served ones; once more: those before."""
+    from streams.promotion import rollback as run
+
+    target = _target(repository, stack_dir, no_load)
+    _print_entry(run(target), target, as_json)
+
+
+@models.command()
+@repository_option
+@dir_option
+@json_option
+def history(repository: Path | None, stack_dir: Path | None, as_json: bool) -> None:
+    """Print the ledger: every promotion and rollback of the repository, oldest first."""
+    from fintrec.card_text import date_of
+    from fintrec.promotions import read_ledger
+    from streams.settings import load_settings
+
+    entries = read_ledger(repository or load_settings(stack_dir).model_repository)
+    if as_json:
+        print_json([entry.to_dict() for entry in entries])
+        return
+    table = Table(title="ledger", title_justify="left")
+    for name in ("when (UTC)", "who", "what", "version", "before", "checkpoint", "note"):
+        table.add_column(name, overflow="fold")
+    for entry in entries:
+        what = f"{entry.action} {entry.intent}".strip()
+        if entry.restores is not None:
+            what += f" to {entry.restores}"
+        table.add_row(
+            date_of(entry.at_ms),
+            entry.by,
+            what,
+            str(entry.version),
+            "-" if entry.version_before is None else str(entry.version_before),
+            f"{entry.checkpoint} {entry.checkpoint_sha256[:12]}".strip(),
+            entry.note,
+        )
+    wide_console().print(table)
+
+
+def _target(repository: Path | None, stack_dir: Path | None, no_load: bool) -> "Target":
+    from features.clock import SystemClock
+    from features.errors import ConfigurationError
+    from streams.promotion import Target
+    from streams.settings import load_settings
+
+    settings = load_settings(stack_dir)
+    if not no_load and not settings.triton_grpc:
+        raise ConfigurationError(
+            "no Triton: triton_grpc is not set and no local stack runs; start it with "
+            "`fintrec stack up`, or write the version alone with --no-load"
+        )
+    chosen = repository or settings.model_repository
+    return Target(settings, chosen, no_load, SystemClock().now_ms)
+
+
+def _print_entry(entry: "Entry", target: "Target", as_json: bool) -> None:
+    if as_json:
+        print_json(entry.to_dict() | {"repository": str(target.repository)})
+        return
+    before = "nothing" if entry.version_before is None else f"version {entry.version_before}"
+    restored = "" if entry.restores is None else f", the models of version {entry.restores}"
+    state = "written, not loaded" if target.is_offline else "served"
+    click.echo(f"version {entry.version} is {state}{restored}; before it {before}")
+    if entry.note:
+        click.echo(entry.note)
+    if entry.action == "promote":
+        click.echo("to go back: fintrec models rollback")

@@ -1,0 +1,297 @@
+"""Promotion and rollback against a Triton that is played: what is served when something fails."""
+
+import json
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from click.testing import CliRunner
+
+from features.errors import ConfigurationError, FintrecError, ModelUnavailable
+from fintrec import promotions
+from fintrec.export import export, load_script
+from fintrec.manifest import load_manifest, verify, versions
+from fintrec.promotions import PromotionRefused, read_ledger
+from streams import promotion
+from streams.commands.export import export as export_verb
+from streams.commands.models import models
+from streams.promotion import Target, promote, rollback
+from streams.settings import load_settings
+from tests.fintrec.carded import write_carded
+
+CLOCK_MS = 1_795_900_000_000
+
+
+class Played(Target):
+    """A Triton that loads the newest two versions, or fails as it is told to."""
+
+    def __init__(self, repository: Path) -> None:
+        super().__init__(load_settings(environ={}), repository, False, lambda: CLOCK_MS)
+        object.__setattr__(self, "ready", set())
+        object.__setattr__(self, "fails", None)
+
+    def served(self) -> int | None:
+        return max(self.ready, default=None)  # type: ignore[attr-defined]
+
+    def load(self, version: int) -> None:
+        failure: Callable[[int], None] | None = self.fails  # type: ignore[attr-defined]
+        if failure is not None:
+            failure(version)
+        object.__setattr__(self, "ready", set(versions(self.repository)[-2:]))
+
+    def failing(self, failure: Callable[[int], None] | None) -> "Played":
+        object.__setattr__(self, "fails", failure)
+        return self
+
+
+@pytest.fixture(scope="module")
+def checkpoints(tmp_path_factory) -> Path:
+    """Checkpoints `a`, `b`, `c`, and `bad`, whose pCTR is far too high."""
+    folder = tmp_path_factory.mktemp("checkpoints")
+    for seed, name in enumerate("abc"):
+        write_carded(folder / name, seed=seed)
+    write_carded(folder / "bad", b=4.0)
+    return folder
+
+
+@pytest.fixture
+def target(tmp_path: Path) -> Played:
+    return Played(tmp_path / "models")
+
+
+def sha_of(target: Target, version: int) -> str:
+    return load_manifest(target.repository, version).model_sha256("encode")
+
+
+def told(target: Target) -> list[tuple[str, int, int | None]]:
+    entries = read_ledger(target.repository)
+    return [(e.action, e.version, e.version_before) for e in entries if e.action != "begin"]
+
+
+def test_rollback_serves_the_earlier_artefacts_under_a_new_number(target, checkpoints) -> None:
+    assert promote(target, checkpoints / "a").version == 1
+    assert promote(target, checkpoints / "b").version == 2
+    entry = rollback(target)
+    assert (entry.version, entry.restores, entry.version_before) == (3, 1, 2)
+    assert target.served() == 3
+    assert sha_of(target, 3) == sha_of(target, 1) != sha_of(target, 2)
+    manifest = load_manifest(target.repository, 3)
+    verify(manifest, target.repository)
+    assert manifest.restores == 1
+    assert manifest.checkpoint == load_manifest(target.repository, 1).checkpoint
+    assert (target.repository / "encode/3/card.json").is_file()
+    assert told(target) == [("promote", 1, None), ("promote", 2, 1), ("rollback", 3, 2)]
+
+
+def test_rollbacks_repeat_and_a_promotion_undoes_them(target, checkpoints) -> None:
+    for name in "abc":
+        promote(target, checkpoints / name)
+    assert rollback(target).restores == 2
+    again = rollback(target)
+    assert (again.version, again.restores) == (5, 1)
+    assert sha_of(target, 5) == sha_of(target, 1)
+    with pytest.raises(PromotionRefused, match="nothing to go back to"):
+        rollback(target)
+    assert promote(target, checkpoints / "c").version == 6
+    assert sha_of(target, 6) == sha_of(target, 3)
+    assert rollback(target).restores == 5
+    assert load_manifest(target.repository, 7).restores == 1, "what it restores, at its root"
+
+
+def test_a_version_of_the_verb_export_can_be_returned_to(target, checkpoints) -> None:
+    export(checkpoints / "a", target.repository)
+    target.load(1)
+    promote(target, checkpoints / "b")
+    entry = rollback(target)
+    assert entry.restores == 1
+    assert entry.checkpoint_sha256 == load_manifest(target.repository, 1).checkpoint
+
+
+@pytest.mark.parametrize("failure", [ModelUnavailable("not ready"), KeyboardInterrupt()])
+def test_what_is_not_loaded_is_taken_back_and_its_number_is_not_used_again(
+    target, checkpoints, failure
+) -> None:
+    promote(target, checkpoints / "a")
+
+    def fail(version: int) -> None:
+        if version == 2:
+            raise failure
+
+    with pytest.raises(type(failure)):
+        promote(target.failing(fail), checkpoints / "b")
+    assert versions(target.repository) == [1]
+    assert target.served() == 1
+    assert not [path for path in target.repository.rglob("*") if path.name.startswith(".")]
+    assert not (target.repository / "head" / "2").exists()
+    assert promote(target.failing(None), checkpoints / "b").version == 3
+    assert told(target) == [("promote", 1, None), ("withdraw", 2, 1), ("promote", 3, 1)]
+    assert rollback(target).restores == 1
+
+
+def test_a_killed_promotion_is_taken_back_by_the_next(target, checkpoints, monkeypatch) -> None:
+    promote(target, checkpoints / "a")
+    killed_while_loading(target, checkpoints / "b", monkeypatch)
+    assert versions(target.repository) == [1, 2]
+    assert target.served() == 1
+    assert promote(target.failing(None), checkpoints / "c").version == 3
+    assert versions(target.repository) == [1, 3]
+    assert told(target)[1] == ("withdraw", 2, 1)
+
+
+def test_a_promotion_killed_after_it_was_served_is_recorded_as_done(
+    target, checkpoints, monkeypatch
+) -> None:
+    promote(target, checkpoints / "a")
+    killed_while_loading(target, checkpoints / "b", monkeypatch)
+    target.failing(None).load(2)  # Triton had gone on with it
+    assert rollback(target).restores == 1
+    assert told(target) == [("promote", 1, None), ("promote", 2, 1), ("rollback", 3, 2)]
+
+
+def killed_while_loading(target: Played, checkpoint: Path, monkeypatch) -> None:
+    """As after kill -9: nothing that follows the load is done."""
+
+    def killed(*_: object) -> None:
+        raise SystemExit
+
+    with monkeypatch.context() as dying:
+        dying.setattr(promotion, "_withdraw", killed)
+        with pytest.raises(SystemExit):
+            promote(target.failing(killed), checkpoint)
+
+
+def test_an_export_that_differs_from_its_checkpoint_is_never_loaded(
+    target, checkpoints, monkeypatch
+) -> None:
+    promote(target, checkpoints / "a")
+    foreign = target.repository / "encode/1/model.pt"
+
+    def other_models(path: Path):
+        return load_script(foreign if path.parent.parent.name == "encode" else path)
+
+    monkeypatch.setattr("fintrec.export_parity.load_script", other_models)
+    with pytest.raises(ConfigurationError, match="differs from its checkpoint by"):
+        promote(target, checkpoints / "b")
+    assert (versions(target.repository), target.served()) == ([1], 1)
+
+
+def test_the_gate_refuses_what_is_worse_beyond_chance_unless_forced(target, checkpoints) -> None:
+    promote(target, checkpoints / "a", is_gated=True)
+    with pytest.raises(PromotionRefused, match="worse than the served version 1 on the same test"):
+        promote(target, checkpoints / "bad", is_gated=True)
+    assert told(target) == [("promote", 1, None)]
+    entry = promote(target, checkpoints / "bad", is_gated=True, is_forced=True)
+    assert "forced, worse in pctr_log_loss by" in entry.note
+    entry = promote(target, checkpoints / "a", is_gated=True)
+    assert entry.note == "gate against version 2 on the same test pages: passed"
+
+
+def test_a_served_version_without_a_card_cannot_be_a_gate(target, checkpoints) -> None:
+    promote(target, checkpoints / "a")
+    (target.repository / "encode/1/card.json").unlink()
+    with pytest.raises(PromotionRefused, match="served without a card"):
+        promote(target, checkpoints / "b", is_gated=True)
+
+
+@pytest.mark.parametrize(
+    ("spoil", "says"),
+    [
+        (lambda folder: (folder / "card.json").unlink(), r"no card\.json"),
+        (lambda folder: (folder / "pcvr.safetensors").unlink(), r"pcvr\.safetensors is missing"),
+        (lambda folder: change(folder, registry="0" * 64), "trained on feature registry 0000"),
+        (lambda folder: change(folder, metrics={}), "is the card of checkpoint"),
+    ],
+)
+def test_a_checkpoint_that_must_not_be_served_is_refused(
+    target, checkpoints, tmp_path, spoil, says
+) -> None:
+    promote(target, checkpoints / "a")
+    shutil.copytree(checkpoints / "b", tmp_path / "spoilt")
+    spoil(tmp_path / "spoilt")
+    with pytest.raises(FintrecError, match=says):
+        promote(target, tmp_path / "spoilt")
+    assert (versions(target.repository), target.served()) == ([1], 1)
+    assert told(target) == [("promote", 1, None)]
+
+
+def change(folder: Path, **changes: object) -> None:
+    data = json.loads((folder / "checkpoint.json").read_text()) | changes
+    (folder / "checkpoint.json").write_text(json.dumps(data))
+
+
+def test_artefacts_that_are_gone_cannot_be_restored(target, checkpoints) -> None:
+    promote(target, checkpoints / "a")
+    promote(target, checkpoints / "b")
+    with (target.repository / "head/1/model.pt").open("ab") as file:
+        file.write(b"x")
+    with pytest.raises(ConfigurationError, match="SHA-256 differs"):
+        rollback(target)
+    assert (versions(target.repository), target.served()) == ([1, 2], 2)
+
+
+def called(*arguments: str) -> str:
+    result = CliRunner().invoke(models, arguments, catch_exceptions=False)
+    assert result.exit_code == 0, result.output
+    return result.stdout
+
+
+def test_the_verbs_print_one_json_object_each(checkpoints, tmp_path) -> None:
+    where = ("--repository", str(tmp_path / "models"))
+    first = json.loads(called("promote", str(checkpoints / "a"), "--no-load", "--json", *where))
+    assert (first["version"], first["action"]) == (1, "promote")
+    called("promote", str(checkpoints / "b"), "--no-load", *where)
+    back = json.loads(called("rollback", "--no-load", "--json", *where))
+    assert (back["version"], back["restores"]) == (3, 1)
+    listed = json.loads(called("list", "--in", str(checkpoints), "--json", *where))
+    status = {Path(row["checkpoint"]).name: row["status"] for row in listed}
+    assert status == {"a": "served, version 3", "b": "version 2", "c": "", "bad": ""}
+    shown = json.loads(called("show", str(checkpoints / "a"), "--json"))
+    assert shown["recipe"]["name"] == "test"
+    compared = json.loads(
+        called("compare", str(checkpoints / "a"), str(checkpoints / "bad"), "--json")
+    )
+    assert compared["same_test_pages"]
+    by_name = {row["metric"]: row["second_is"] for row in compared["metrics"]}
+    assert by_name["pctr_log_loss"] == "worse"
+    entries = json.loads(called("history", "--json", *where))
+    assert [e["action"] for e in entries if e["action"] != "begin"] == [
+        "promote",
+        "promote",
+        "rollback",
+    ]
+
+
+def test_the_verbs_print_tables_for_people(checkpoints, tmp_path) -> None:
+    where = ("--repository", str(tmp_path / "models"))
+    assert "version 1 is written" in called("promote", str(checkpoints / "a"), "--no-load", *where)
+    assert "served, version 1" in called("list", "--in", str(checkpoints), *where)
+    assert called("show", str(checkpoints / "a")).startswith("# Model card: test")
+    shown = called("compare", str(checkpoints / "a"), str(checkpoints / "bad"))
+    assert "in pairs" in shown
+    assert "promote" in called("history", *where)
+
+
+def test_the_verb_export_does_not_take_a_withdrawn_number_nor_run_beside_a_promotion(
+    target, checkpoints
+) -> None:
+    def fail(version: int) -> None:
+        raise ModelUnavailable("not ready")
+
+    with pytest.raises(ModelUnavailable):
+        promote(target.failing(fail), checkpoints / "a")
+    arguments = [str(checkpoints / "a"), "--repository", str(target.repository), "--no-load"]
+    exported = CliRunner().invoke(export_verb, [*arguments, "--json"], catch_exceptions=False)
+    assert json.loads(exported.stdout)["version"] == 2
+    with promotions.exclusive(target.repository):
+        refused = CliRunner().invoke(export_verb, arguments)
+    assert isinstance(refused.exception, PromotionRefused)
+
+
+def test_without_triton_a_promotion_says_what_to_do(checkpoints, tmp_path, monkeypatch) -> None:
+    for name in ("FINTREC_TRITON_GRPC", "FINTREC_DIR"):
+        monkeypatch.delenv(name, raising=False)
+    arguments = ["promote", str(checkpoints / "a"), "--dir", str(tmp_path / "none")]
+    refused = CliRunner().invoke(models, arguments)
+    assert isinstance(refused.exception, ConfigurationError)
+    assert "fintrec stack up" in str(refused.exception)
