@@ -4,6 +4,8 @@
   page on which something was clicked), because the causal decoder computes every position anyway
 - pCVR: one history a page, every item a label
 - batches hold one length bucket: padding all to 120 wastes two thirds of the work
+- an epoch is planned before it is encoded (`grouped`), so it can be taken up in its middle, and
+  shared among processes
 
 Every history is `as_of` what a worker would have held, through the one encoder.
 
@@ -44,7 +46,8 @@ class ClickBatch(NamedTuple):
 class ConversionBatch(NamedTuple):
     """Histories before a page, and which items converted after it (float32 0 / 1).
 
-    `known_BK` is 0 where the attribution window reaches beyond what could be observed.
+    `known_BK` is 0 where the attribution window reaches beyond what could be observed. `weight_B`
+    is how many pages a page stands for, 1 on the average of an epoch (`PageSample`).
     """
 
     tokens_BTC: Tensor
@@ -54,6 +57,21 @@ class ConversionBatch(NamedTuple):
     request_BR: Tensor
     target_BK: Tensor
     known_BK: Tensor
+    weight_B: Tensor
+
+
+class Places(NamedTuple):
+    """A batch before it is encoded: places in a list of windows or pages, all of one bucket."""
+
+    bucket: int
+    chosen: IntArray
+
+
+class PageSample(NamedTuple):
+    """Pages of an epoch of pCVR, and the weight of each."""
+
+    pages: IntArray
+    weight: npt.NDArray[np.float32]
 
 
 @dataclass(frozen=True, slots=True)
@@ -117,13 +135,14 @@ def click_batches(
 ) -> Iterator[ClickBatch]:
     """All windows once, in random order."""
     lengths = np.array([window.length for window in windows], np.int64)
-    for bucket, chosen in _grouped(lengths, batch_size, rng):
-        yield _click_batch(data, decisions, [windows[place] for place in chosen], bucket)
+    for bucket, chosen in grouped(lengths, batch_size, rng):
+        yield click_batch(data, decisions, [windows[place] for place in chosen], bucket)
 
 
-def _click_batch(
-    data: TrainingSet, decisions: Decisions, windows: list[Window], bucket: int
+def click_batch(
+    data: TrainingSet, decisions: Decisions, windows: Sequence[Window], bucket: int
 ) -> ClickBatch:
+    """The windows and their labelled steps, padded to the bucket."""
     steps = [(row, *step) for row, window in enumerate(windows) for step in window.steps]
     row, page, item, from_end = np.array(steps, np.int64).T
     return ClickBatch(
@@ -140,6 +159,37 @@ def history_lengths(data: TrainingSet, decisions: Decisions) -> IntArray:
     return np.minimum(decisions.end, WINDOW).astype(np.int64)
 
 
+def converting_pages(data: TrainingSet, decisions: Decisions) -> npt.NDArray[np.bool_]:
+    """Whether any item is known to have converted after a page, (M,)."""
+    counts = np.diff(decisions.converted_indptr)
+    page = np.repeat(np.arange(len(decisions)), counts)
+    until_ms = decisions.time_ms[page] + data.window_ms[decisions.converted_items]
+    found = np.zeros(len(decisions), bool)
+    found[page[until_ms <= decisions.observed_until_ms]] = True
+    return found
+
+
+def sample_pages(
+    converting: npt.NDArray[np.bool_], rate: float, rng: np.random.Generator
+) -> PageSample:
+    """Every converting page and a share of the others; the weights undo the sampling.
+
+    Of N others n are kept, evenly likely, and each stands for N / n. All weights are scaled by one
+    factor so that they average 1: then the mean over the sample of `weight * loss` is, over all
+    samples that could have been drawn, the mean loss of all pages, and so is its gradient.
+    """
+    kept, others = np.flatnonzero(converting), np.flatnonzero(~converting)
+    num_kept = int(np.ceil(rate * len(others) - 1e-9))
+    if num_kept == len(others):
+        return PageSample(np.arange(len(converting)), np.ones(len(converting), np.float32))
+    chosen = rng.choice(others, num_kept, replace=False)
+    pages = np.concatenate((kept, chosen))
+    weight = np.ones(len(pages))
+    weight[len(kept) :] = len(others) / num_kept
+    order = np.argsort(pages)
+    return PageSample(pages[order], (weight * len(pages) / weight.sum())[order].astype(np.float32))
+
+
 def conversion_batches(
     data: TrainingSet,
     decisions: Decisions,
@@ -149,13 +199,16 @@ def conversion_batches(
 ) -> Iterator[tuple[IntArray, ConversionBatch]]:
     """The given pages once, and which they are; in random order, or with `rng` None by length."""
     lengths = history_lengths(data, decisions)[pages]
-    for bucket, chosen in _grouped(lengths, batch_size, rng):
-        yield pages[chosen], _conversion_batch(data, decisions, pages[chosen], bucket)
+    for bucket, chosen in grouped(lengths, batch_size, rng):
+        sample = PageSample(pages[chosen], np.ones(len(chosen), np.float32))
+        yield sample.pages, conversion_batch(data, decisions, sample, bucket)
 
 
-def _conversion_batch(
-    data: TrainingSet, decisions: Decisions, pages: IntArray, bucket: int
+def conversion_batch(
+    data: TrainingSet, decisions: Decisions, sample: PageSample, bucket: int
 ) -> ConversionBatch:
+    """The pages' histories and labels, padded to the bucket."""
+    pages = sample.pages
     target = converted(data, decisions, pages).astype(np.float32)
     known = decisions.time_ms[pages, None] + data.window_ms <= decisions.observed_until_ms
     ends = zip(decisions.user[pages].tolist(), decisions.end[pages].tolist(), strict=True)
@@ -164,6 +217,7 @@ def _conversion_batch(
         *_page(decisions, pages),
         torch.from_numpy(target),
         torch.from_numpy(known.astype(np.float32)),
+        torch.from_numpy(sample.weight),
     )
 
 
@@ -185,16 +239,8 @@ def _page(decisions: Decisions, pages: IntArray) -> tuple[Tensor, Tensor]:
     return torch.from_numpy(context), torch.from_numpy(decisions.request[pages])
 
 
-def num_batches(lengths: IntArray, batch_size: int) -> int:
-    """How many batches an epoch over histories of these lengths has."""
-    _, counts = np.unique([bucket_of(int(length)) for length in lengths], return_counts=True)
-    return int(np.ceil(counts / batch_size).sum())
-
-
-def _grouped(
-    lengths: IntArray, batch_size: int, rng: np.random.Generator | None
-) -> Iterator[tuple[int, IntArray]]:
-    """(bucket, places) of batches that share a length bucket."""
+def grouped(lengths: IntArray, batch_size: int, rng: np.random.Generator | None) -> list[Places]:
+    """Batches that share a length bucket, all places once: in random order, or with None by length."""
     buckets = np.array([bucket_of(int(length)) for length in lengths], np.int64)
     batches = []
     for bucket in np.unique(buckets).tolist():
@@ -202,9 +248,8 @@ def _grouped(
         if rng is not None:
             rng.shuffle(places)
         batches += [
-            (bucket, places[start : start + batch_size])
+            Places(bucket, places[start : start + batch_size])
             for start in range(0, len(places), batch_size)
         ]
     order = range(len(batches)) if rng is None else rng.permutation(len(batches)).tolist()
-    for place in order:
-        yield batches[place]
+    return [batches[place] for place in order]

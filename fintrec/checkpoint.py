@@ -3,6 +3,9 @@
 DIR/checkpoint.json       recipe, vocabulary, calibration, base rates, metrics, versions
 DIR/pctr.safetensors
 DIR/pcvr.safetensors
+
+A checkpoint may hold one model alone, for experiments; serving needs both. Models on one trunk have
+its weights in both files, so either file is a whole model.
 """
 
 import hashlib
@@ -26,24 +29,42 @@ from fintrec.calibration import Calibration
 from fintrec.models.config import Recipe
 from fintrec.models.pctr import Pctr
 from fintrec.models.pcvr import Pcvr
+from fintrec.models.trunk import build_models
 from fintrec.popularity import Popularity
 
-FORMAT: Final = 1
+FORMAT: Final = 2  # 1 had `use_time` where `time_encoding` is now
 METADATA: Final = "checkpoint.json"
 
 
 @dataclass(frozen=True, slots=True)
 class Checkpoint:
-    """Both models of one version and everything that serving them needs."""
+    """The models of one version and everything that serving them needs.
+
+    A model that was not trained is None, and without pCTR so is its calibration.
+    """
 
     recipe: Recipe
     vocabulary: Vocabulary
     content_types: tuple[str, ...]  # of vocabulary.items
-    pctr: Pctr
-    pcvr: Pcvr
-    calibration: Calibration
+    pctr: Pctr | None
+    pcvr: Pcvr | None
+    calibration: Calibration | None
     popularity: Popularity
     metrics: Mapping[str, Any]
+
+    def models(self) -> dict[str, Pctr | Pcvr]:
+        """The models there are, by name."""
+        both: dict[str, Pctr | Pcvr | None] = {"pctr": self.pctr, "pcvr": self.pcvr}
+        return {name: model for name, model in both.items() if model is not None}
+
+    def served(self) -> tuple[Pctr, Pcvr, Calibration]:
+        """What serving needs; ConfigurationError when this checkpoint has only a part of it."""
+        if self.pctr is None or self.pcvr is None or self.calibration is None:
+            raise ConfigurationError(
+                f"the checkpoint holds {' and '.join(self.models()) or 'no model'}, serving needs "
+                "pctr, pcvr and a calibration: train with --tasks both or --tasks joint"
+            )
+        return self.pctr, self.pcvr, self.calibration
 
 
 def code_version() -> str:
@@ -62,7 +83,9 @@ def save(checkpoint: Checkpoint, directory: Path) -> None:
     """Write a checkpoint; the metadata comes last, so a torn write is not a checkpoint."""
     directory.mkdir(parents=True, exist_ok=True)
     (directory / METADATA).unlink(missing_ok=True)
-    for name, model in (("pctr", checkpoint.pctr), ("pcvr", checkpoint.pcvr)):
+    for name in ("pctr", "pcvr"):
+        (directory / f"{name}.safetensors").unlink(missing_ok=True)
+    for name, model in checkpoint.models().items():
         save_file(model.state_dict(), directory / f"{name}.safetensors")
     metadata = {
         "format": FORMAT,
@@ -72,7 +95,8 @@ def save(checkpoint: Checkpoint, directory: Path) -> None:
         "recipe": checkpoint.recipe.to_dict(),
         "vocabulary": checkpoint.vocabulary.to_dict(),
         "content_types": list(checkpoint.content_types),
-        "calibration": checkpoint.calibration.to_dict(),
+        "models": list(checkpoint.models()),
+        "calibration": checkpoint.calibration and checkpoint.calibration.to_dict(),
         "popularity": checkpoint.popularity.to_dict(),
         "metrics": dict(checkpoint.metrics),
     }
@@ -88,7 +112,9 @@ def load(directory: Path) -> Checkpoint:
         raise ConfigurationError(f"{directory}: no {METADATA}, expected a checkpoint directory")
     data = json.loads(path.read_text())
     if data.get("format") != FORMAT:
-        raise ConfigurationError(f"{path}: format is {data.get('format')!r}, expected {FORMAT}")
+        raise ConfigurationError(
+            f"{path}: format is {data.get('format')!r}, expected {FORMAT}: train again"
+        )
     if data["registry"] != registry_fingerprint():
         raise ConfigurationError(
             f"{path}: trained on feature registry {data['registry'][:12]}, this code has "
@@ -96,16 +122,18 @@ def load(directory: Path) -> Checkpoint:
         )
     recipe = Recipe.from_dict(data["recipe"])
     vocabulary = Vocabulary.from_dict(data["vocabulary"])
-    pctr, pcvr = Pctr(vocabulary, recipe.model), Pcvr(vocabulary, recipe.model)
+    pctr, pcvr = build_models(vocabulary, recipe.model)
+    held = set(data["models"])
     for name, model in (("pctr", pctr), ("pcvr", pcvr)):
-        _load_weights(model, directory / f"{name}.safetensors")
+        if name in held:
+            _load_weights(model, directory / f"{name}.safetensors")
     return Checkpoint(
         recipe,
         vocabulary,
         tuple(data["content_types"]),
-        pctr.eval(),
-        pcvr.eval(),
-        Calibration.from_dict(data["calibration"]),
+        pctr.eval() if "pctr" in held else None,
+        pcvr.eval() if "pcvr" in held else None,
+        Calibration.from_dict(data["calibration"]) if data["calibration"] else None,
         Popularity.from_dict(data["popularity"]),
         data["metrics"],
     )

@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import numpy.typing as npt
 import torch
+from torch import Tensor
 
 from fintrec.batches import conversion_batches
 from fintrec.calibration import Calibration, click_level, conversion_probabilities
@@ -35,27 +36,25 @@ class Scored(NamedTuple):
     """Logits of pages and what happened after them."""
 
     pages: IntArray  # (N,), places in the decisions
-    pctr_logits: Logits  # (N, K)
-    pcvr_logits: Logits  # (N, K)
+    pctr_logits: Logits  # (N, K), or (N, 0) where there is no such model
+    pcvr_logits: Logits  # (N, K), or (N, 0)
     converted: npt.NDArray[np.bool_]  # (N, K)
     known: npt.NDArray[np.bool_]  # (N, K), where the conversion label is complete
 
 
 @torch.inference_mode()
 def score(
-    pctr: Pctr, pcvr: Pcvr, data: TrainingSet, decisions: Decisions, pages: IntArray
+    pctr: Pctr | None, pcvr: Pcvr | None, data: TrainingSet, decisions: Decisions, pages: IntArray
 ) -> Scored:
-    """Score pages with both models as they are served."""
-    pctr.eval()
-    pcvr.eval()
+    """Score pages with the models there are, as they are served."""
     parts = []
     for chosen, batch in conversion_batches(data, decisions, pages, _BATCH, None):
         history, page = batch[:3], batch[3:5]
         parts.append(
             (
                 chosen,
-                pctr(*history, *page).numpy(),
-                pcvr(*history, *page).numpy(),
+                _logits(pctr, history, page),
+                _logits(pcvr, history, page),
                 batch.target_BK.numpy() > 0,
                 batch.known_BK.numpy() > 0,
             )
@@ -64,6 +63,15 @@ def score(
         nothing = np.zeros((0, len(data.items)), np.float32)
         return Scored(pages, nothing, nothing, nothing > 0, nothing > 0)
     return Scored(*(np.concatenate(part) for part in zip(*parts, strict=True)))
+
+
+def _logits(
+    model: Pctr | Pcvr | None, history: tuple[Tensor, ...], page: tuple[Tensor, ...]
+) -> Logits:
+    if model is None:
+        return np.zeros((len(page[0]), 0), np.float32)
+    logits: Logits = model.eval()(*history, *page).numpy()
+    return logits
 
 
 def impressions(scored: Scored, decisions: Decisions) -> Impressions:
@@ -82,10 +90,10 @@ def impressions(scored: Scored, decisions: Decisions) -> Impressions:
 def evaluate(
     scored: Scored,
     decisions: Decisions,
-    calibration: Calibration,
+    calibration: Calibration | None,
     prior: ExposurePrior,
 ) -> dict[str, Any]:
-    """Metrics of both models on scored pages; None where there is nothing to measure.
+    """Metrics of the models on scored pages; None where there is nothing to measure.
 
     `prior` is the one of the click objective: the next click (eq. 2 and 3) depends on what is
     shown, the impression metrics do not.
@@ -98,17 +106,17 @@ def evaluate(
         "clicks": len(target),
         "conversions": int(scored.converted[scored.known].sum()),
     }
-    if len(target):
+    if len(target) and scored.pctr_logits.size:
         shares = prior.rows(decisions.request[scored.pages[row]])
         level = click_level(scored.pctr_logits[row] + shares)
         found["pctr_next_item_log_loss"] = float(-level[np.arange(len(target)), target].mean())
         for k in (1, 5):
             found[f"pctr_recall_at_{k}"] = recall_at(level, target, k)
     row, position = np.nonzero(shown >= 0)
-    if len(row):
+    if len(row) and calibration is not None:
         pctr = calibration.apply(scored.pctr_logits)[row, shown[row, position]]
         found |= _binary("pctr", pctr, clicked[row, position])
-    if scored.known.any():
+    if scored.known.any() and scored.pcvr_logits.size:
         pcvr = conversion_probabilities(scored.pcvr_logits)
         found |= _binary("pcvr", pcvr[scored.known], scored.converted[scored.known])
     return {name: _rounded(value) for name, value in found.items()}

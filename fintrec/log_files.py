@@ -2,6 +2,7 @@
 
     LOG_DIR/<topic>/day=YYYY-MM-DD/part-*.parquet
     LOG_DIR/items.v1/part-*.parquet
+    LOG_DIR/demographics/part-*.parquet    known here, read by no data set
 
 A folder with one letter wrong would be a table without rows: a user without transactions, a label
 without its conversion. What is no Parquet, or hidden, may lie anywhere.
@@ -17,7 +18,7 @@ from fintrec import logs
 from fintrec.lake import SERVING_TABLES
 
 _BY_DAY: Final = (*logs.EVENT_TABLES, logs.USER_STATIC_TABLE)
-_KNOWN: Final = (*_BY_DAY, logs.ITEMS, *SERVING_TABLES)
+_KNOWN: Final = (*_BY_DAY, logs.ITEMS, *SERVING_TABLES, logs.DEMOGRAPHICS)
 _PART: Final = "part-*.parquet"
 
 
@@ -37,7 +38,7 @@ def check_files(log_dir: Path) -> None:
                 f"{path}: folder {table!r} is no table of a log, expected one of "
                 f"{', '.join(_KNOWN)}"
             )
-        folders = [] if table == logs.ITEMS else ["day=*"]
+        folders = [] if table in (logs.ITEMS, logs.DEMOGRAPHICS) else ["day=*"]
         if table in SERVING_TABLES or _matches(below, [*folders, _PART]):
             continue
         shape = "/".join((table, *("day=YYYY-MM-DD" for _ in folders), _PART))

@@ -44,6 +44,7 @@ RECORDS: Final[Mapping[str, type[Record]]] = {
     ITEMS: Item,
 }
 MANIFEST: Final = "manifest.json"
+DEMOGRAPHICS: Final = "demographics"  # protected: fintrec/demographics.py says who may read it
 
 _TIMESTAMP: Final = pa.timestamp("us", tz="UTC")
 _STRING: Final = pa.string()

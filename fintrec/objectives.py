@@ -1,9 +1,12 @@
-"""The two losses, each a module over a batch: the seam at which training is distributed.
+"""The losses, each a module over a batch: the seam at which training is distributed.
 
+An objective's forward gives one row a part of the loss, (sum, count); the loss is the sum of the
+parts' means (`mean_loss`). Sums and counts can be added over processes, means cannot, so a batch
+shared by several processes has the loss and the gradient of the whole one.
 `DistributedDataParallel(ClickObjective(model))` trains like `ClickObjective(model)`: everything
 that needs a gradient happens inside one `forward`.
 
-Shapes: as in `fintrec/batches.py`; D width
+Shapes: as in `fintrec/batches.py`; P parts of a loss, D width
 """
 
 import torch
@@ -16,8 +19,13 @@ from fintrec.models.pctr import Pctr
 from fintrec.models.pcvr import Pcvr
 
 
+def mean_loss(sums_P2: Tensor) -> Tensor:
+    """Scalar: the means of the parts, added; a part with nothing in it adds nothing."""
+    return (sums_P2[:, 0] / sums_P2[:, 1].clamp(min=1.0)).sum()
+
+
 class ClickObjective(nn.Module):
-    """Next-item loss over clicked steps only (FinTRec eq. 2), mean over the batch's steps.
+    """Next-item loss over clicked steps only (FinTRec eq. 2); counts the batch's steps.
 
     `prior` is added to the logits inside the loss (`fintrec/exposure.py`).
     """
@@ -34,24 +42,28 @@ class ClickObjective(nn.Module):
         return self.model.head(state_LD, batch.context_LX, batch.request_LR)
 
     def forward(self, batch: ClickBatch) -> Tensor:
-        """Scalar loss."""
+        """(1, 2): sum over the labelled steps, and how many there are."""
         shares_LK = torch.from_numpy(self._prior.rows(batch.request_LR.cpu().numpy()))
-        logits_LK = self.logits(batch)
-        return functional.cross_entropy(logits_LK + shares_LK.to(logits_LK), batch.target_L)
+        logits_LK = self.logits(batch).to(torch.float32)
+        total = functional.cross_entropy(
+            logits_LK + shares_LK.to(logits_LK), batch.target_L, reduction="sum"
+        )
+        return torch.stack((total, total.new_tensor(float(len(batch.target_L)))))[None]
 
 
 class ConversionObjective(nn.Module):
-    """Binary cross entropy of every item, mean over the labels that are known."""
+    """Binary cross entropy of every item (FinTRec section 3.2); counts the labels that are known."""
 
     def __init__(self, model: Pcvr) -> None:
         super().__init__()
         self.model = model
 
     def forward(self, batch: ConversionBatch) -> Tensor:
-        """Scalar loss."""
+        """(1, 2): weighted sum over the known labels, and how many there are."""
         state_BD = self.model.encoder.hidden(batch.tokens_BTC, batch.times_BT, batch.dynamic_BTF)
         logits_BK = self.model.head(state_BD, batch.context_BX, batch.request_BR)
         loss_BK = functional.binary_cross_entropy_with_logits(
-            logits_BK, batch.target_BK, reduction="none"
+            logits_BK.to(torch.float32), batch.target_BK, reduction="none"
         )
-        return (loss_BK * batch.known_BK).sum() / batch.known_BK.sum().clamp(min=1.0)
+        total = (loss_BK * batch.known_BK * batch.weight_B[:, None]).sum()
+        return torch.stack((total, batch.known_BK.sum()))[None]

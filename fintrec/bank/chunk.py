@@ -35,6 +35,7 @@ _STAGES: Final = (
     "goals",
     "payments",
     "values",
+    "demographics",
 )
 
 

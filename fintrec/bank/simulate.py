@@ -4,9 +4,7 @@ Users are simulated in chunks, one after the other, each from a generator of its
 files of its own, so that memory is bounded by the chunk and a chunk's bytes depend on nothing else.
 """
 
-import resource
 import shutil
-import sys
 import time
 from collections import Counter
 from collections.abc import Callable
@@ -17,11 +15,14 @@ from typing import Any, Final
 from features.spec import DAY_MS
 from fintrec import logs
 from fintrec.bank import tables, truth
-from fintrec.bank.chunk import Chunk, Span, catalogue_of, simulate_chunk
+from fintrec.bank.chunk import Chunk, Span, catalogue_of, simulate_chunk, stage_rng
+from fintrec.bank.demographics import age_bands
+from fintrec.bank.population import user_ids
+from fintrec.demographics import write_age_bands
+from fintrec.machine import peak_memory_bytes as peak_memory_bytes
 
 CHUNK_USERS: Final = 5_000  # at activity 1
 MAX_USERS: Final = 1_000_000
-_RSS_UNIT: Final = 1 if sys.platform == "darwin" else 1024  # of ru_maxrss, in bytes
 
 
 @dataclass(frozen=True, slots=True)
@@ -216,7 +217,15 @@ def write_chunk(log_dir: Path, chunk: Chunk) -> Counter[str]:
     write(logs.CONVERSIONS, tables.conversions(chunk))
     write(logs.CONSENTS, tables.consents(chunk))
     truth.write_chunk(folder, chunk)
+    _write_age_bands(log_dir, chunk)
     return rows
+
+
+def _write_age_bands(log_dir: Path, chunk: Chunk) -> None:
+    rng = stage_rng(chunk.seed, chunk.number, "demographics")
+    users = user_ids(chunk.first_user, chunk.people.num_users)
+    band = age_bands(rng, chunk.people, chunk.span.start_ms)
+    write_age_bands(log_dir, users, band, chunk.number)
 
 
 def scaled(size: BankSize, num_users: int) -> BankSize:
@@ -235,15 +244,6 @@ def extrapolation(size: BankSize) -> str:
         f"{MEASURED.peak_memory_mb / 1e3:.1f} GB of memory, since chunks are played one by one "
         f"(rates of size medium, {MEASURED.where})"
     )
-
-
-def peak_memory_bytes() -> int:
-    """Most memory that this process held at once."""
-    status = Path("/proc/self/status")
-    if status.exists():  # ru_maxrss also counts the process that started this one
-        words = status.read_text().partition("VmHWM:")[2].split()
-        return int(words[0]) * 1024
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * _RSS_UNIT
 
 
 def _bytes_of(folder: Path) -> int:

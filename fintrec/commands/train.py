@@ -71,6 +71,7 @@ def train(
 
     from fintrec import calibration_report
     from fintrec.checkpoint import save
+    from fintrec.model_card import write as write_card
     from fintrec.models.config import RECIPES
     from fintrec.training import train as run
 
@@ -88,6 +89,7 @@ def train(
         checkpoint = run(data, chosen, minutes)
         save(checkpoint, out)
         calibration_report.write(out, checkpoint, data, source.name)
+        write_card(out, checkpoint, data, source)
         import orjson
 
         click.echo(orjson.dumps({"checkpoint": str(out), **checkpoint.metrics}))
@@ -96,6 +98,7 @@ def train(
         checkpoint = run(data, chosen, minutes, bars.show)
     save(checkpoint, out)
     calibration_report.write(out, checkpoint, data, source.name)
+    write_card(out, checkpoint, data, source)
     _print(out, checkpoint.metrics)
 
 

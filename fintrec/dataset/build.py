@@ -114,6 +114,7 @@ def build_dataset(
         manifest = _manifest(log_dir, plan, facts, config, counts)
         files.write_items(unfinished, items, plan.window_ms)
         files.write_json(unfinished / files.VOCABULARY, vocabulary_of(plan, facts).to_dict())
+        _copy_demographics(log_dir, unfinished)
         files.write_json(unfinished / files.MANIFEST, manifest)
         if dataset_dir.exists():
             dataset_dir.rmdir()
@@ -121,6 +122,12 @@ def build_dataset(
     finally:
         shutil.rmtree(unfinished, ignore_errors=True)
     return manifest
+
+
+def _copy_demographics(log_dir: Path, dataset_dir: Path) -> None:
+    """Take the protected attributes along, unread, for those who judge the models."""
+    if (log_dir / logs.DEMOGRAPHICS).is_dir():
+        shutil.copytree(log_dir / logs.DEMOGRAPHICS, dataset_dir / logs.DEMOGRAPHICS)
 
 
 def _planned(log_dir: Path, items: tuple[Item, ...], facts: Facts, config: DatasetConfig) -> Plan:

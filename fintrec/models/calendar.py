@@ -7,6 +7,8 @@
   calendar is integer arithmetic on the int64 milliseconds, inside the artefact.
 - the element-wise product of the two is what the model adds to the token embedding; e_t starts
   near one, so an untrained model keeps plain positions.
+- two alternatives stand beside it: p_t alone, and p_t plus a learned vector of the time, whose
+  frequencies are learned as well (Time2Vec: one linear part, the rest sines)
 
 Shapes: B batch, T history, D width, E elapsed times
 """
@@ -15,8 +17,10 @@ import math
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional
 
 from features.spec import DAY_MS, HOUR_MS
+from fintrec.models.config import TimeEncoding
 
 NUM_WEEKDAYS = 7
 NUM_HOURS = 24
@@ -57,17 +61,28 @@ def sinusoids(num_places: int, d_model: int) -> Tensor:
     )
 
 
-class OrderAndTime(nn.Module):
-    """p_t * e_t of every token."""
+class Order(nn.Module):
+    """p_t of every token, and nothing of its time."""
 
     places: Tensor
 
-    def __init__(self, d_model: int, num_elapsed: int, use_time: bool) -> None:
+    def __init__(self, d_model: int) -> None:
         super().__init__()
-        self.use_time = use_time
-        self.log_scale = LOG_SCALE
         self.last_place = NUM_PLACES - 1
         self.register_buffer("places", sinusoids(NUM_PLACES, d_model), persistent=False)
+
+    def forward(self, order_BT: Tensor, times_BT: Tensor, elapsed_BTE: Tensor) -> Tensor:
+        """(B, T, D)."""
+        return functional.embedding(order_BT.clamp(0, self.last_place), self.places)
+
+
+class OrderAndTime(nn.Module):
+    """p_t * e_t of every token."""
+
+    def __init__(self, d_model: int, num_elapsed: int) -> None:
+        super().__init__()
+        self.log_scale = LOG_SCALE
+        self.order = Order(d_model)
         self.weekday = nn.Embedding(NUM_WEEKDAYS, d_model)
         self.week_of_month = nn.Embedding(NUM_WEEKS, d_model)
         self.hour = nn.Embedding(NUM_HOURS, d_model)
@@ -79,9 +94,7 @@ class OrderAndTime(nn.Module):
 
     def forward(self, order_BT: Tensor, times_BT: Tensor, elapsed_BTE: Tensor) -> Tensor:
         """(B, T, D); `elapsed_BTE` is log(1 + ms) already."""
-        place_BTD = torch.nn.functional.embedding(order_BT.clamp(0, self.last_place), self.places)
-        if not self.use_time:
-            return place_BTD
+        place_BTD = self.order(order_BT, times_BT, elapsed_BTE)
         time_BTD = (
             self.weekday(weekday(times_BT))
             + self.week_of_month(week_of_month(times_BT))
@@ -89,3 +102,34 @@ class OrderAndTime(nn.Module):
             + self.elapsed(elapsed_BTE * self.log_scale)
         )
         return place_BTD * time_BTD
+
+
+class OrderAndLearnedTime(nn.Module):
+    """p_t plus a learned vector of the same inputs: the first column linear, the others sines."""
+
+    def __init__(self, d_model: int, num_elapsed: int) -> None:
+        super().__init__()
+        self.log_scale = LOG_SCALE
+        self.day_ms = DAY_MS
+        self.num_weekdays = NUM_WEEKDAYS
+        self.num_weeks = NUM_WEEKS
+        self.order = Order(d_model)
+        self.frequency = nn.Linear(3 + num_elapsed, d_model)
+        nn.init.normal_(self.frequency.weight, std=2 * math.pi)  # about one turn a day, a week, ...
+
+    def forward(self, order_BT: Tensor, times_BT: Tensor, elapsed_BTE: Tensor) -> Tensor:
+        """(B, T, D); `elapsed_BTE` is log(1 + ms) already."""
+        day = (times_BT % self.day_ms).to(torch.float32) / self.day_ms
+        week = (weekday(times_BT).to(torch.float32) + day) / self.num_weekdays
+        month = week_of_month(times_BT).to(torch.float32) / self.num_weeks
+        calendar_BTE = torch.stack((day, week, month), dim=2)
+        turns_BTD = self.frequency(torch.cat((calendar_BTE, elapsed_BTE * self.log_scale), dim=2))
+        time_BTD = torch.cat((turns_BTD[:, :, :1], torch.sin(turns_BTD[:, :, 1:])), dim=2)
+        return self.order(order_BT, times_BT, elapsed_BTE) + time_BTD
+
+
+def order_and_time(encoding: TimeEncoding, d_model: int, num_elapsed: int) -> nn.Module:
+    """The module of a configuration's `time_encoding`."""
+    if encoding == "product":
+        return OrderAndTime(d_model, num_elapsed)
+    return OrderAndLearnedTime(d_model, num_elapsed) if encoding == "learned" else Order(d_model)

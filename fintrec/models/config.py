@@ -13,23 +13,28 @@ from features.history import WINDOW
 TimestampMask = Literal["before", "upto"]
 Pooling = Literal["mean", "last_two"]
 DynamicFusion = Literal["add", "concat"]
+TimeEncoding = Literal["product", "learned", "none"]
 Schedule = Literal["constant", "cosine"]
 
 _CHOICES: Final[Mapping[str, tuple[str, ...]]] = {
     "timestamp_mask": ("before", "upto"),
     "pooling": ("mean", "last_two"),
     "dynamic_fusion": ("add", "concat"),
+    "time_encoding": ("product", "learned", "none"),
     "schedule": ("constant", "cosine"),
 }
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class ModelConfig:
-    """Architecture of both models of one version; they share widths, not weights.
+    """Architecture of both models of one version; they share widths, and weights if asked.
 
     `timestamp_mask`: a pCTR query sees keys `before` its timestamp and itself, or all `upto` it
-    (equal timestamps in window order). `pooling` belongs to pCVR. `use_time=False` leaves p_t
-    without e_t. `window` cuts the context (FinTRec table 3: 1 / 5 / 50 / 120).
+    (equal timestamps in window order). `pooling` belongs to pCVR. `time_encoding`: p_t * e_t as
+    printed (`product`), p_t plus a learned vector of the time (`learned`), or p_t alone (`none`).
+    `use_fm=False` leaves F_fm out of both heads. `window` cuts the context (FinTRec table 3:
+    1 / 5 / 50 / 120). `shared_trunk`: both models have one embedding and one set of lower blocks
+    (`fintrec/models/trunk.py`).
     """
 
     d_model: int = 64
@@ -42,7 +47,9 @@ class ModelConfig:
     timestamp_mask: TimestampMask = "before"
     pooling: Pooling = "mean"
     dynamic_fusion: DynamicFusion = "add"
-    use_time: bool = True
+    time_encoding: TimeEncoding = "product"
+    use_fm: bool = True
+    shared_trunk: bool = False
 
     def __post_init__(self) -> None:
         _check_choices(self)
@@ -69,7 +76,9 @@ class TrainingConfig:
     `validation_rows` bound each epoch's validation, `evaluation_rows` the pages that calibration
     and final metrics are taken on. `label_stride`: a training window of the decoder carries the
     labelled steps of its newest `label_stride` rows, so every step keeps at least
-    `window - label_stride` rows of context.
+    `window - label_stride` rows of context. `page_rate`: the share of the pages without any known
+    conversion that an epoch of pCVR keeps, each then counting for the ones left out, so loss and
+    base rates stay those of all pages; every page with a conversion is kept.
     """
 
     learning_rate: float = 1e-3
@@ -80,6 +89,7 @@ class TrainingConfig:
     exposure_prior: bool = True
     gradient_norm: float = 1.0
     label_stride: int = 60
+    page_rate: float = 1.0
     validation_rows: int = 2048
     evaluation_rows: int = 4096
     seed: int = 0
@@ -91,6 +101,8 @@ class TrainingConfig:
                 raise ValueError(f"{name}={getattr(self, name)} is below 1")
         if self.label_stride < 0:
             raise ValueError(f"label_stride={self.label_stride} is negative")
+        if not 0 < self.page_rate <= 1:
+            raise ValueError(f"page_rate={self.page_rate} is not in (0, 1]")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -189,4 +201,20 @@ def paper() -> Recipe:
     )
 
 
-RECIPES: Final = {"tiny_cpu": tiny_cpu, "paper": paper}
+def table3() -> Recipe:
+    """Table 3 on the simulated bank, on two cores: docs/experiments.md says how it was chosen."""
+    return Recipe(
+        name="table3",
+        model=ModelConfig(),
+        training=TrainingConfig(
+            learning_rate=3e-3,
+            weight_decay=0.01,
+            batch_size=64,
+            epochs=2,
+            validation_rows=2048,
+            evaluation_rows=2048,
+        ),
+    )
+
+
+RECIPES: Final = {"tiny_cpu": tiny_cpu, "paper": paper, "table3": table3}

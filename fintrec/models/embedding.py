@@ -15,7 +15,15 @@ from torch import Tensor, nn
 from features.encoding import REQUEST_COLUMNS, TOKEN_COLUMNS
 from features.spec import DYNAMIC_FEATURES, NUM_DYNAMIC
 from features.vocabulary import CLOSED_FIELDS, FIRST_KNOWN, NONE, OPEN_FIELDS, UNKNOWN, Vocabulary
-from fintrec.models.calendar import LOG_SCALE, NUM_HOURS, NUM_WEEKDAYS, OrderAndTime, hour, weekday
+from fintrec.models.calendar import (
+    LOG_SCALE,
+    NUM_HOURS,
+    NUM_WEEKDAYS,
+    hour,
+    order_and_time,
+    weekday,
+)
+from fintrec.models.config import TimeEncoding
 
 NUM_POSITIONS = 16
 LIMIT = 8.0  # standard deviations; an outlier must not drown the token
@@ -101,7 +109,7 @@ class HistoryEmbedding(nn.Module):
         vocabulary: Vocabulary,
         d_model: int,
         dropout: float,
-        use_time: bool,
+        time_encoding: TimeEncoding,
         concat_dynamic: bool,
         until_newest: bool,
     ) -> None:
@@ -122,7 +130,7 @@ class HistoryEmbedding(nn.Module):
         self.dynamic_scale = Standardise(NUM_DYNAMIC)
         joined = d_model + NUM_DYNAMIC if concat_dynamic else NUM_DYNAMIC
         self.dynamic = nn.Linear(joined, d_model)
-        self.order_time = OrderAndTime(d_model, 2 if until_newest else 1, use_time)
+        self.order_time = order_and_time(time_encoding, d_model, 2 if until_newest else 1)
         self.dropout = nn.Dropout(dropout)
         init_tables(self)
 

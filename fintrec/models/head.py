@@ -26,21 +26,31 @@ NUM_CATEGORIES: Final = 64  # rows there are; more categories share the last one
 class ItemHead(nn.Module):
     """K logits of a hidden state, its context and the request.
 
-    `category_K` is each item's category; `set_categories` fills it before training.
+    `category_K` is each item's category; `set_categories` fills it before training. Without
+    `use_fm` the part of F_fm stays in its place, frozen at zero, and is not computed.
     """
 
     category_K: Tensor
 
     def __init__(
-        self, vocabulary: Vocabulary, d_model: int, d_head: int, dropout: float = 0.0
+        self,
+        vocabulary: Vocabulary,
+        d_model: int,
+        d_head: int,
+        dropout: float = 0.0,
+        use_fm: bool = True,
     ) -> None:
         super().__init__()
+        self.use_fm = use_fm
         self.num_static = NUM_STATIC
         self.fm_end = NUM_STATIC + FM_WIDTH
         self.static_scale = Standardise(NUM_STATIC)
         self.fuse_h = nn.Linear(d_model, d_head)
         self.fuse_s = nn.Linear(NUM_STATIC, d_head, bias=False)
         self.fuse_fm = nn.Linear(FM_WIDTH + 1, d_head, bias=False)
+        if not use_fm:
+            nn.init.zeros_(self.fuse_fm.weight)
+            self.fuse_fm.requires_grad_(False)
         self.fuse_request = RequestEmbedding(vocabulary, d_head)
         self.dropout = nn.Dropout(dropout)
         self.output = nn.Linear(d_head, len(vocabulary.items))
@@ -61,15 +71,16 @@ class ItemHead(nn.Module):
         """Logits (B, K) float32. A flagged F_fm counts as zeros whatever the array holds."""
         context_BX = context_BX.to(torch.float32)
         static_BS = self.static_scale(context_BX[:, : self.num_static])
-        missing_B1 = context_BX[:, self.fm_end :]
-        fm_BE = context_BX[:, self.num_static : self.fm_end]
-        fm_BE = torch.where(missing_B1 > 0, torch.zeros_like(fm_BE), fm_BE)
         fused = (
             self.fuse_h(state_BD.to(torch.float32))
             + self.fuse_s(static_BS)
-            + self.fuse_fm(torch.cat((fm_BE, missing_B1), dim=1))
             + self.fuse_request(request_BR)
         )
+        if self.use_fm:
+            missing_B1 = context_BX[:, self.fm_end :]
+            fm_BE = context_BX[:, self.num_static : self.fm_end]
+            fm_BE = torch.where(missing_B1 > 0, torch.zeros_like(fm_BE), fm_BE)
+            fused = fused + self.fuse_fm(torch.cat((fm_BE, missing_B1), dim=1))
         fused = self.dropout(functional.gelu(fused))
         by_category_BG = self.by_category(fused)
         return self.output(fused) + by_category_BG[:, self.category_K]

@@ -29,7 +29,7 @@ class ClickDecoder(nn.Module):
             vocabulary,
             config.d_model,
             config.dropout,
-            config.use_time,
+            config.time_encoding,
             config.dynamic_fusion == "concat",
             False,
         )
@@ -67,7 +67,9 @@ class Pctr(nn.Module):
     def __init__(self, vocabulary: Vocabulary, config: ModelConfig) -> None:
         super().__init__()
         self.encoder = ClickDecoder(vocabulary, config)
-        self.item_head = ItemHead(vocabulary, config.d_model, config.d_head, config.dropout)
+        self.item_head = ItemHead(
+            vocabulary, config.d_model, config.d_head, config.dropout, config.use_fm
+        )
 
     def encode(self, tokens_BTC: Tensor, times_BT: Tensor, dynamic_BTF: Tensor) -> Tensor:
         """State (B, D) float16: the part that depends on the user's events alone."""

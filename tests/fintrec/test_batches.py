@@ -1,16 +1,26 @@
 """Windows carry every click once; batches are what a worker would have sent."""
 
+import itertools
 from dataclasses import replace
 
 import numpy as np
 import pytest
 import torch
+from torch import Tensor
 
 from features.encoding import encode_histories
 from features.history import WINDOW, as_of
-from fintrec.batches import click_batches, click_windows, conversion_batches
+from fintrec.batches import (
+    PageSample,
+    click_batches,
+    click_windows,
+    conversion_batch,
+    conversion_batches,
+    converting_pages,
+    sample_pages,
+)
 from fintrec.exposure import exposure_prior
-from fintrec.objectives import ClickObjective, ConversionObjective
+from fintrec.objectives import ClickObjective, ConversionObjective, mean_loss
 from tests.fintrec.tiny import history, models, training_set
 
 
@@ -102,7 +112,7 @@ def test_a_step_in_a_window_has_the_logits_of_its_own_history() -> None:
     for batch in click_batches(data, data.train, windows, 4, rng):
         with torch.inference_mode():
             logits = objective.logits(batch)
-            loss = objective(batch)
+            loss = mean_loss(objective(batch))
         shares = torch.from_numpy(prior.rows(batch.request_LR.numpy())).float()
         own = -torch.log_softmax(logits + shares, 1)[torch.arange(len(logits)), batch.target_L]
         torch.testing.assert_close(loss, own.mean())
@@ -132,8 +142,81 @@ def test_a_label_whose_window_is_not_over_is_neither_positive_nor_negative() -> 
         over = data.train.time_ms[chosen] + data.window_ms[0] <= cut
         assert (batch.known_BK.bool().numpy() == over[:, None]).all()
         with torch.inference_mode():
-            loss = objective(batch)
+            loss = mean_loss(objective(batch))
             logits = pcvr.head(pcvr.encoder.hidden(*batch[:3]), batch.context_BX, batch.request_BR)
         terms = torch.nn.functional.softplus(logits) - logits * batch.target_BK
         expected = terms[torch.from_numpy(over)].mean() if over.any() else torch.tensor(0.0)
         torch.testing.assert_close(loss, expected)
+
+
+def test_a_page_sample_keeps_every_conversion_and_its_weights_average_one() -> None:
+    converting = np.array([True, False, False, True, False, False, False, False])
+    sample = sample_pages(converting, 0.3, np.random.default_rng(0))
+    assert {0, 3} <= set(sample.pages.tolist())
+    assert len(sample.pages) == 4  # two of the six others
+    assert sample.weight.mean() == pytest.approx(1.0)
+    of_others = (
+        sample.weight[~converting[sample.pages]] / sample.weight[converting[sample.pages]][0]
+    )
+    np.testing.assert_allclose(of_others, 3.0)
+    again = sample_pages(converting, 0.3, np.random.default_rng(0))
+    np.testing.assert_array_equal(sample.pages, again.pages)
+    whole = sample_pages(converting, 1.0, np.random.default_rng(0))
+    assert whole.pages.tolist() == list(range(8))
+    assert (whole.weight == 1).all()
+
+
+def test_a_page_converts_only_where_that_is_known() -> None:
+    data = training_set(3)
+    every = converting_pages(data, data.train)
+    counts = np.diff(data.train.converted_indptr)
+    np.testing.assert_array_equal(every, counts > 0)
+    cut = int(np.median(data.train.time_ms))
+    late = replace(data.train, observed_until_ms=cut)
+    known = data.train.time_ms + data.window_ms[0] <= cut
+    np.testing.assert_array_equal(converting_pages(data, late), (counts > 0) & known)
+
+
+def test_loss_and_gradient_of_sampled_pages_are_those_of_all_pages_on_average() -> None:
+    """Over every sample that can be drawn, not a few of them."""
+    data = training_set(3)
+    pages = np.flatnonzero(data.train.end >= 8)[:14]
+    converting = converting_pages(data, data.train)[pages]
+    others = np.flatnonzero(~converting)
+    assert converting.any()
+    assert len(others) > 4
+    _, pcvr = models()
+    torch.nn.init.normal_(pcvr.item_head.output.weight)  # or every page would have the same loss
+    objective = ConversionObjective(pcvr).eval()
+
+    def loss_and_gradient(sample: PageSample) -> tuple[float, Tensor]:
+        pcvr.zero_grad()
+        batch = conversion_batch(data, data.train, sample, 64)
+        loss = mean_loss(objective(batch))
+        loss.backward()
+        grads = [p.grad.flatten() for p in pcvr.parameters() if p.grad is not None]
+        return float(loss.detach()), torch.cat(grads)
+
+    whole = loss_and_gradient(PageSample(pages, np.ones(len(pages), np.float32)))
+    found = []
+    for drawn in itertools.combinations(others.tolist(), 2):
+        rate = 2 / len(others)
+        sample = sample_pages(converting, rate, FixedChoice(drawn))
+        found.append(loss_and_gradient(PageSample(pages[sample.pages], sample.weight)))
+    assert np.mean([loss for loss, _ in found]) == pytest.approx(whole[0], rel=1e-5)
+    mean = torch.stack([gradient for _, gradient in found]).mean(0)
+    torch.testing.assert_close(mean, whole[1], atol=1e-6, rtol=1e-4)
+    assert max(abs(loss - whole[0]) for loss, _ in found) > 1e-2  # single samples do differ
+
+
+class FixedChoice:
+    """A generator whose only choice is made already."""
+
+    def __init__(self, drawn: tuple[int, ...]) -> None:
+        self._drawn = np.array(drawn)
+
+    def choice(self, others: np.ndarray, size: int, replace: bool) -> np.ndarray:
+        assert size == len(self._drawn)
+        assert not replace
+        assert set(self._drawn) <= set(others)
+        return self._drawn

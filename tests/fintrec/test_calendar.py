@@ -5,7 +5,7 @@ from datetime import UTC, datetime, timedelta
 import numpy as np
 import torch
 
-from fintrec.models.calendar import OrderAndTime, hour, sinusoids, week_of_month, weekday
+from fintrec.models.calendar import hour, order_and_time, sinusoids, week_of_month, weekday
 
 
 def test_calendar_agrees_with_the_standard_library() -> None:
@@ -38,7 +38,7 @@ def test_time_scales_positions_and_can_be_switched_off() -> None:
     order = torch.tensor([[0, 1, 300]])
     times = torch.tensor([[1_750_000_000_000, 1_750_000_100_000, 1_750_090_000_000]])
     elapsed = torch.rand(1, 3, 1) * 20
-    timed, plain = OrderAndTime(8, 1, True), OrderAndTime(8, 1, False)
+    timed, plain = order_and_time("product", 8, 1), order_and_time("none", 8, 1)
     positions = plain(order, times, elapsed)
     torch.testing.assert_close(positions[0], sinusoids(256, 8)[[0, 1, 255]])
     factor = timed(order, times, elapsed) / positions
@@ -50,3 +50,20 @@ def test_time_scales_positions_and_can_be_switched_off() -> None:
     )
     solid = positions.abs() > 1e-3
     torch.testing.assert_close(factor[solid], expected[solid])
+
+
+def test_learned_time_is_added_as_one_line_and_sines() -> None:
+    torch.manual_seed(0)
+    order = torch.tensor([[0, 1, 2]])
+    times = torch.tensor([[1_750_000_000_000, 1_750_000_100_000, 1_750_090_000_000]])
+    elapsed = torch.rand(1, 3, 2) * 20
+    learned = order_and_time("learned", 8, 2)
+    added = learned(order, times, elapsed) - sinusoids(256, 8)[:3]
+    for place, moment in enumerate(times[0].tolist()):
+        when = datetime.fromtimestamp(moment / 1000, UTC)
+        day = (when.hour + when.minute / 60 + when.second / 3600) / 24
+        inputs = [day, (when.weekday() + day) / 7, ((when.day - 1) // 7) / 5]
+        inputs += (elapsed[0, place] / 20).tolist()
+        turns = learned.frequency(torch.tensor(inputs, dtype=torch.float32))
+        expected = torch.cat((turns[:1], torch.sin(turns[1:])))
+        torch.testing.assert_close(added[0, place], expected, atol=1e-4, rtol=1e-3)

@@ -101,6 +101,45 @@ def test_incomplete_or_foreign_checkpoints_are_refused(saved, tmp_path: Path) ->
         checkpoints.load(lost)
 
 
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"time_encoding": "none"},
+        {"time_encoding": "learned"},
+        {"use_fm": False},
+        {"shared_trunk": True, "num_layers": 3},
+        {"dynamic_fusion": "concat", "pooling": "last_two", "timestamp_mask": "upto"},
+    ],
+    ids=lambda changes: next(iter(changes)),
+)
+def test_every_alternative_is_scripted_exported_and_loaded_again(
+    changes: dict[str, object], tmp_path: Path
+) -> None:
+    original = make(**changes)
+    checkpoints.save(original, tmp_path / "checkpoint")
+    again = checkpoints.load(tmp_path / "checkpoint")
+    assert again.recipe == original.recipe
+    with_program = (
+        "pooling" in changes or "time_encoding" in changes
+    )  # slow, and where graphs differ
+    export(tmp_path / "checkpoint", tmp_path / "models", program=with_program)
+    rng = np.random.default_rng(0)
+    inputs = history_inputs([history(rng, 20) for _ in range(5)])
+    context, request = request_inputs(rng, 5)
+    script = load_script(tmp_path / "models" / "encode" / "1" / "model.pt")
+    head = load_script(tmp_path / "models" / "head" / "1" / "model.pt")
+    with torch.inference_mode():
+        state = served_modules(again)["encode"](*inputs)
+        assert torch.equal(state, served_modules(original)["encode"](*inputs))
+        assert torch.equal(script(*inputs), state)
+        if with_program:
+            program = torch.export.load(tmp_path / "models" / "encode" / "1" / "model.pt2").module()
+            torch.testing.assert_close(program(*inputs), state, atol=2e-3, rtol=2e-3)
+        logits = served_modules(original)["head"](state, context, request)
+        for one, two in zip(head(state, context, request), logits, strict=True):
+            assert torch.equal(one, two)
+
+
 @pytest.mark.parametrize("name", SERVED)
 def test_exported_model_equals_the_eager_one(name: str, saved, exported: Path) -> None:
     """Three batch sizes, three history lengths; the same kernels run, so to the bit."""

@@ -157,6 +157,42 @@ def test_a_flagged_foundation_model_vector_is_ignored() -> None:
     assert torch.isfinite(pctr.head(state, other, request)).all(1).tolist() == same.tolist()
 
 
+def test_without_the_foundation_model_its_vector_and_its_absence_change_nothing() -> None:
+    pctr, pcvr = models(use_fm=False)
+    context, request = request_inputs(np.random.default_rng(0), 6)
+    state = torch.randn(6, 16).half()
+    other = context.clone()
+    other[:, NUM_STATIC:-1] = float("nan")
+    other[:, -1] = 1 - other[:, -1]
+    for model in (pctr, pcvr):
+        assert torch.equal(model.head(state, context, request), model.head(state, other, request))
+        assert not model.item_head.fuse_fm.weight.requires_grad
+        assert not model.item_head.fuse_fm.weight.any()
+    with_it, _ = models()
+    assert not torch.equal(
+        with_it.head(state, context, request), with_it.head(state, other.nan_to_num(), request)
+    )
+
+
+def test_a_shared_trunk_is_one_set_of_weights_below_the_last_block() -> None:
+    pctr, pcvr = models(shared_trunk=True, num_layers=3)
+    own = {id(weight): name for name, weight in pctr.named_parameters()}
+    shared = {own[id(weight)] for weight in pcvr.parameters() if id(weight) in own}
+    expected = {
+        name
+        for name in own.values()
+        if name.startswith("encoder.embedding") and "order_time" not in name
+    } | {
+        name
+        for name in own.values()
+        if name.startswith("encoder.blocks.layers.") and ".2." not in name
+    }
+    assert shared == expected
+    apart = models(num_layers=3)
+    assert pcvr.state_dict().keys() == apart[1].state_dict().keys()
+    assert not {id(w) for w in apart[0].parameters()} & {id(w) for w in apart[1].parameters()}
+
+
 def test_window_cuts_the_context() -> None:
     rows = history(np.random.default_rng(8), 14)
     other = rows.copy()
@@ -169,7 +205,10 @@ def test_window_cuts_the_context() -> None:
     assert pctr.encode_all(*history_inputs([rows])).shape == (1, 5, 16)
 
 
-@pytest.mark.parametrize("changes", [{"dynamic_fusion": "concat"}, {"use_time": False}])
+@pytest.mark.parametrize(
+    "changes",
+    [{"dynamic_fusion": "concat"}, {"time_encoding": "none"}, {"time_encoding": "learned"}],
+)
 def test_alternatives_run(changes: dict[str, object]) -> None:
     pctr, pcvr = models(**changes)
     inputs = history_inputs([history(np.random.default_rng(0), 6)])
@@ -182,10 +221,11 @@ def test_time_switch_removes_the_calendar() -> None:
     moved["time_ms"] += 7 * 86_400_000 * 5  # whole weeks: F_d stays, week of month may not
     arrays, later = history_inputs([rows]), history_inputs([moved])
     assert torch.equal(arrays[2], later[2])
-    off, _ = models(use_time=False)
+    off, _ = models(time_encoding="none")
     assert torch.equal(off.encode(*arrays), off.encode(*later))
-    on, _ = models(use_time=True)
-    assert not torch.equal(on.encode(*arrays), on.encode(*later))
+    for encoding in ("product", "learned"):
+        on, _ = models(time_encoding=encoding)
+        assert not torch.equal(on.encode(*arrays), on.encode(*later))
 
 
 def test_recipes_say_what_they_are() -> None:
@@ -199,9 +239,9 @@ def test_recipes_say_what_they_are() -> None:
 
 def test_settings_are_typed_and_unknown_ones_fail() -> None:
     changed = tiny_cpu().with_settings(
-        {"d_model": "32", "learning_rate": "0.01", "use_time": "false", "pooling": "last_two"}
+        {"d_model": "32", "learning_rate": "0.01", "use_fm": "false", "pooling": "last_two"}
     )
-    expected = replace(tiny_cpu().model, d_model=32, use_time=False, pooling="last_two")
+    expected = replace(tiny_cpu().model, d_model=32, use_fm=False, pooling="last_two")
     assert changed.model == expected
     assert changed.training.learning_rate == 0.01
     assert type(changed).from_dict(changed.to_dict()) == changed
@@ -209,7 +249,9 @@ def test_settings_are_typed_and_unknown_ones_fail() -> None:
         {"d_modle": "32"},
         {"d_model": "wide"},
         {"d_model": "30"},
-        {"use_time": "1"},
+        {"use_fm": "1"},
+        {"time_encoding": "cosine"},
+        {"page_rate": "0"},
         {"pooling": "max"},
         {"window": "121"},
         {"dropout": "1.0"},

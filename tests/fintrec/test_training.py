@@ -6,9 +6,15 @@ import numpy as np
 import pytest
 import torch
 
+from features.errors import ConfigurationError
+from fintrec.checkpoint import load, save
+from fintrec.evaluation import score
+from fintrec.export import export
+from fintrec.learning.loop import Progress, Task, TrainingFailed, fit
+from fintrec.learning.preparation import prepare
 from fintrec.models.config import ModelConfig, Recipe, TrainingConfig
 from fintrec.popularity import measure
-from fintrec.training import NoExamples, Progress, Task, fit, prepare, train
+from fintrec.training import NoExamples, train, train_models
 from tests.fintrec.tiny import config, models, training_set
 
 
@@ -60,6 +66,53 @@ def test_the_same_seed_gives_the_same_weights(data) -> None:
     assert not torch.equal(one.pcvr.item_head.output.weight, other.pcvr.item_head.output.weight)
 
 
+def test_a_model_alone_is_the_same_as_beside_the_other(data) -> None:
+    short = recipe(epochs=1)
+    both, alone = train_models(data, short), train_models(data, short, tasks=("pcvr",))
+    assert alone.pctr is None
+    assert list(alone.history) == ["pcvr"]
+    for name, value in both.pcvr.state_dict().items():
+        assert torch.equal(value, alone.pcvr.state_dict()[name]), name
+    with pytest.raises(ValueError, match="tasks"):
+        train_models(data, short, tasks=("pcvr", "pctr"))
+
+
+@pytest.mark.parametrize("task", ["pctr", "pcvr"])
+def test_a_checkpoint_of_one_model_comes_back_and_is_not_served(task, data, tmp_path) -> None:
+    made = train(data, recipe(epochs=1), tasks=(task,))
+    other = "pcvr" if task == "pctr" else "pctr"
+    assert f"{task}_log_loss" in made.metrics["test"]
+    assert not any(name.startswith(other) for name in made.metrics["test"])
+    save(made, tmp_path)
+    again = load(tmp_path)
+    assert list(again.models()) == [task]
+    assert (again.calibration is None) == (task == "pcvr")
+    with pytest.raises(ConfigurationError, match=f"holds {task}, serving needs"):
+        export(tmp_path, tmp_path / "repository")
+
+
+def test_sampled_pages_train_a_model_with_the_base_rates_of_all_pages(data) -> None:
+    trained = train_models(data, recipe(epochs=6, page_rate=0.3), tasks=("pcvr",))
+    few, all_pages = trained.history["pcvr"]["steps"], 6 * len(data.train) / 8
+    assert few < 0.7 * all_pages
+    scored = score(None, trained.pcvr, data, data.train, np.arange(len(data.train)))
+    predicted = 1 / (1 + np.exp(-scored.pcvr_logits.astype(float)))
+    assert predicted.mean() == pytest.approx(scored.converted.mean(), rel=0.15)
+
+
+def test_training_without_a_single_conversion_says_so(data) -> None:
+    nothing = replace(
+        data.train,
+        converted_indptr=np.zeros_like(data.train.converted_indptr),
+        converted_items=data.train.converted_items[:0],
+    )
+    with pytest.raises(NoExamples, match="needs conversions"):
+        train_models(replace(data, train=nothing), recipe(epochs=1), tasks=("pcvr",))
+    unknown = replace(data.validation, observed_until_ms=0)
+    with pytest.raises(NoExamples, match="needs known labels"):
+        train_models(replace(data, validation=unknown), recipe(epochs=1), tasks=("pcvr",))
+
+
 class Line(torch.nn.Module):
     """Loss = (weight - target)^2."""
 
@@ -68,7 +121,7 @@ class Line(torch.nn.Module):
         self.weight = torch.nn.Parameter(torch.zeros(()))
 
     def forward(self, target: torch.Tensor) -> torch.Tensor:
-        return (self.weight - target) ** 2
+        return torch.stack(((self.weight - target) ** 2, torch.tensor(1.0)))[None]
 
 
 def line_task(losses: list[float], num_batches: int = 2) -> Task:
@@ -76,7 +129,12 @@ def line_task(losses: list[float], num_batches: int = 2) -> Task:
     remaining = iter(losses)
     target = torch.tensor(1.0)
     return Task(
-        "line", model, model, lambda _: [target] * num_batches, num_batches, lambda: next(remaining)
+        "line",
+        model,
+        model,
+        lambda _: [target] * num_batches,
+        lambda planned: planned,
+        lambda: next(remaining),
     )
 
 
@@ -102,10 +160,8 @@ def test_a_time_budget_ends_the_training_and_still_validates() -> None:
 
 def test_a_loss_that_is_not_finite_stops_the_training() -> None:
     task = line_task([1.0])
-    bad = Task(
-        "line", task.model, task.objective, lambda _: [torch.tensor(torch.inf)], 1, lambda: 0.0
-    )
-    with pytest.raises(FloatingPointError, match="line: loss is inf"):
+    bad = replace(task, plan=lambda _: [torch.tensor(torch.inf)])
+    with pytest.raises(TrainingFailed, match="line: loss is inf"):
         fit(bad, TrainingConfig(epochs=1))
 
 

@@ -12,6 +12,7 @@ from fintrec.datasets import Decisions, TrainingSet
 from fintrec.models.config import ModelConfig
 from fintrec.models.pctr import Pctr
 from fintrec.models.pcvr import Pcvr
+from fintrec.models.trunk import build_models
 
 START_MS = 1_750_000_000_000
 ITEMS = tuple(f"item_{number}" for number in range(7))
@@ -77,8 +78,8 @@ def request_inputs(rng: np.random.Generator, batch: int) -> tuple[Tensor, Tensor
 def models(seed: int = 0, **changes: object) -> tuple[Pctr, Pcvr]:
     """Both models, untrained, in evaluation mode."""
     torch.manual_seed(seed)
-    chosen = config(**changes)
-    return Pctr(VOCABULARY, chosen).eval(), Pcvr(VOCABULARY, chosen).eval()
+    pctr, pcvr = build_models(VOCABULARY, config(**changes))
+    return pctr.eval(), pcvr.eval()
 
 
 def training_set(num_users: int = 24, seed: int = 0) -> TrainingSet:

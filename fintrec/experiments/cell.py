@@ -1,0 +1,170 @@
+"""One cell of a table, in a process of its own: train, predict the judged pages, write one file.
+
+python -m fintrec.experiments.cell OUT TABLE CELL
+
+The predictions are written first, the JSON file last: a cell is finished when its JSON file is
+there. Killed before, it is run again from the start.
+"""
+
+import sys
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from fintrec.datasets import TrainingSet, converted, label_known
+from fintrec.experiments import bank_data, judge
+from fintrec.experiments.bank_data import Judged
+from fintrec.experiments.rows import TABLES, Cell, Task, cell_named
+from fintrec.experiments.setting import (
+    CELLS,
+    DATASET,
+    LOG,
+    Setting,
+    predictions_path,
+    read_setting,
+)
+from fintrec.result_files import ResultFolder
+
+Found = tuple[npt.NDArray[Any], dict[str, Any]]  # predictions (N, K), what else is worth keeping
+
+
+def run_cell(out: Path, table: str, cell: Cell) -> dict[str, Any]:
+    """Run a cell and write its files; returns what its JSON file says."""
+    setting = read_setting(out)
+    folder = ResultFolder(
+        out / CELLS, f"python -m fintrec.experiments.cell OUT {table} {cell.name}"
+    )
+    settings = {
+        "row": cell.row.name,
+        "seed": cell.seed,
+        "task": cell.row.task,
+        "experiment": setting.to_dict(),
+        "changes": dict(cell.row.changes),
+    }
+    return folder.cell(cell.name, settings, lambda: _computed(out, setting, cell))
+
+
+def _computed(out: Path, setting: Setting, cell: Cell) -> dict[str, Any]:
+    data = bank_data.load(out)
+    pages = bank_data.judged(data, setting)
+    predicted, notes = _predicted(out, setting, data, pages, cell)
+    found = {}
+    for name, probability_NK in predicted.items():
+        task: Task = "pctr" if name.startswith("clicks") else "pcvr"
+        np.save(predictions_path(out, name), probability_NK.astype(np.float32))
+        scopes = judge.scopes(pages, task, data.content_types)
+        found[name] = judge.point_metrics(probability_NK, scopes)
+    return {"metrics": found, "cpu_seconds": round(time.process_time(), 1), **notes}
+
+
+def _predicted(
+    out: Path, setting: Setting, data: TrainingSet, pages: Judged, cell: Cell
+) -> tuple[dict[str, npt.NDArray[Any]], dict[str, Any]]:
+    """Predictions (N, K) by name, the cell's own and of rows beside it, and what else to keep."""
+    kind = cell.row.kind
+    if kind == "floor":
+        from fintrec.experiments import floor
+
+        return floor.predictions(out / LOG, data, pages), {}
+    if kind == "rates":
+        found, notes = _rates(data, pages, cell)
+    elif kind in ("forest", "boosting"):
+        found, notes = _trees(out, setting, data, pages, cell)
+    elif kind == "model":
+        found, notes = _model(setting, data, pages, cell)
+    else:
+        raise ValueError(f"{cell.row.name}: a row of kind {kind!r} has no cells")
+    return {cell.name: found}, notes
+
+
+def _rates(data: TrainingSet, pages: Judged, cell: Cell) -> Found:
+    from fintrec.baselines import popularity
+
+    fit = popularity.clicks if cell.row.task == "pctr" else popularity.conversions
+    return fit(data).predict(pages.pages), {}
+
+
+def _trees(out: Path, setting: Setting, data: TrainingSet, pages: Judged, cell: Cell) -> Found:
+    from fintrec.baselines import examples, trees
+    from fintrec.baselines.boosting import boosting
+    from fintrec.baselines.design import Design, pages_of
+    from fintrec.baselines.forest import forest
+
+    read = examples.read(out / DATASET, data)
+    design = Design(data)
+    train = pages_of(data.train, read.features["train"])
+    config = setting.forest if cell.row.kind == "forest" else setting.boosting
+    chosen = read.examples["train"].some(config.num_examples, np.random.default_rng(cell.seed))
+    if cell.row.kind == "forest":
+        classifier = forest(setting.forest, cell.seed)
+    else:
+        item_column = design.names(train).index("item")
+        classifier = boosting(setting.boosting, item_column, cell.seed)
+    places = bank_data.held_out(data, setting)
+    validation = trees.HeldOut(
+        pages_of(data.validation, read.features["validation"]).taken(places),
+        converted(data, data.validation, places),
+        label_known(data, data.validation)[places],
+    )
+    model = trees.fit(classifier, design, train, chosen, validation)
+    test = pages_of(data.test, read.features["test"]).taken(pages.pages)
+    notes = {
+        "settings": config.to_dict(),
+        "examples": len(chosen),
+        "positives": int(chosen.converted.sum()),
+        "num_columns": len(design.names(train)),
+    }
+    return model.predict(test), notes
+
+
+def _model(setting: Setting, data: TrainingSet, pages: Judged, cell: Cell) -> Found:
+    import torch
+
+    from fintrec.calibration import conversion_probabilities
+    from fintrec.evaluation import score
+    from fintrec.training import train
+
+    torch.set_num_threads(1)
+    recipe = setting.recipe_for(cell.row.changes, cell.seed)
+    tasks = cell.row.tasks or (cell.row.task,)
+    whole = data if cell.row.task == "pctr" else bank_data.thinned(data, setting)
+    trained = train(whole, recipe, tasks=tasks)
+    is_click = cell.row.task == "pctr"
+    scored = score(
+        trained.pctr if is_click else None,
+        None if is_click else trained.pcvr,
+        data,
+        data.test,
+        pages.pages,
+    )
+    order = np.argsort(scored.pages)
+    notes = {
+        "settings": recipe.to_dict(),
+        "tasks": list(tasks),
+        "train_pages": len(whole.train),
+        "training": dict(trained.metrics["training"]),
+        "validation": _validation(trained.metrics),
+    }
+    if is_click:
+        assert trained.calibration is not None
+        return trained.calibration.apply(scored.pctr_logits)[order], notes
+    return conversion_probabilities(scored.pcvr_logits)[order], notes
+
+
+def _validation(metrics: Mapping[str, Any]) -> dict[str, Any]:
+    return {name: value for name, value in metrics["validation"].items() if value is not None}
+
+
+def main() -> None:
+    """Run the cell that the command line names."""
+    out, table, name = Path(sys.argv[1]), sys.argv[2], sys.argv[3]
+    setting = read_setting(out)
+    run_cell(out, table, cell_named(TABLES[table], name, setting.seeds))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,145 @@
+"""What is compared: rows of FinTRec table 3, and ablations of decisions of our own."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any, Final, Literal
+
+Kind = Literal[
+    "rates", "forest", "boosting", "neighbours", "model", "floor", "beside", "same", "waits"
+]
+Task = Literal["pcvr", "pctr"]
+
+WAITS: Final = "waits for the foundation model"
+
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    """One line of a table.
+
+    `changes` are fields of the recipe's model or training, `tasks` are what is trained, `task` is
+    what is judged. Three kinds have no cells of their own: `beside` is predicted by the cells of
+    row `of`, `same` is that row by another name, `waits` needs the foundation model.
+    """
+
+    name: str
+    label: str
+    kind: Kind
+    task: Task = "pcvr"
+    changes: Mapping[str, Any] = field(default_factory=dict)
+    tasks: tuple[str, ...] = ()
+    of: str = ""
+    paper: float | None = None  # what FinTRec table 3 prints
+    note: str = ""
+
+    @property
+    def is_run(self) -> bool:
+        """Whether the row has cells of its own."""
+        return self.kind not in ("beside", "same", "waits")
+
+    @property
+    def has_seeds(self) -> bool:
+        """Whether a seed changes the row."""
+        return self.kind in ("forest", "boosting", "model")
+
+
+@dataclass(frozen=True, slots=True)
+class Cell:
+    """One row with one seed: the unit that runs, is kept and is gone on from."""
+
+    row: Row
+    seed: int
+
+    @property
+    def name(self) -> str:
+        """Name of its files."""
+        return f"{self.row.name}-{self.seed}" if self.row.has_seeds else self.row.name
+
+
+TABLE3: Final = (
+    Row("base_rates", "each item's base rate", "rates"),
+    Row("forest", "RF + feature set", "forest", paper=0.0984),
+    Row("forest_fm", "RF + feature set + FM", "waits", paper=0.0938),
+    Row("boosting", "gradient boosting + feature set", "boosting"),
+    Row("fintrec", "FinTRec", "model", paper=0.0439),
+    Row(
+        "without_time",
+        "FinTRec without time",
+        "model",
+        changes={"time_encoding": "none"},
+        paper=0.0481,
+    ),
+    Row(
+        "without_fm",
+        "FinTRec without FM",
+        "same",
+        of="fintrec",
+        paper=0.0605,
+        note="the same cells as FinTRec, which has no FM yet",
+    ),
+    Row("window_1", "window 1", "model", changes={"window": 1}, paper=0.1135),
+    Row("window_5", "window 5", "model", changes={"window": 5}, paper=0.0844),
+    Row("window_50", "window 50", "model", changes={"window": 50}, paper=0.0478),
+    Row("window_120", "window 120", "same", of="fintrec", paper=0.0439, note="FinTRec itself"),
+    Row("foresight", "foresight: honest, knows the bank", "floor"),
+    Row("hindsight", "hindsight: knows the visits to come", "beside", of="foresight"),
+    Row("clicks_rates", "clicks: each item's base rate", "rates", "pctr"),
+    Row("clicks_fintrec", "clicks: FinTRec", "model", "pctr"),
+    Row("clicks_floor", "clicks: true probabilities", "beside", "pctr", of="foresight"),
+)
+
+ABLATIONS: Final = (
+    Row("clicks_fintrec", "strict: earlier timestamps", "model", "pctr"),
+    Row("clicks_same_page", "and the same page", "model", "pctr", {"timestamp_mask": "upto"}),
+    Row("clicks_no_prior", "eq. 2 as printed", "model", "pctr", {"exposure_prior": False}),
+    Row(
+        "clicks_concat",
+        "F_d concatenated and projected",
+        "model",
+        "pctr",
+        {"dynamic_fusion": "concat"},
+    ),
+    Row(
+        "clicks_learned_time", "learned time vector", "model", "pctr", {"time_encoding": "learned"}
+    ),
+    Row("clicks_no_time", "no time", "model", "pctr", {"time_encoding": "none"}),
+    Row(
+        "clicks_shared",
+        "trunk shared with pCVR",
+        "model",
+        "pctr",
+        {"shared_trunk": True},
+        ("joint",),
+    ),
+    Row("fintrec", "mean pooling, F_d added, sine product", "model"),
+    Row("last_pooling", "last two pooled", "model", changes={"pooling": "last_two"}),
+    Row("concat", "F_d concatenated and projected", "model", changes={"dynamic_fusion": "concat"}),
+    Row("learned_time", "learned time vector", "model", changes={"time_encoding": "learned"}),
+    Row("without_time", "no time", "model", changes={"time_encoding": "none"}),
+    Row(
+        "shared",
+        "trunk shared with pCTR",
+        "model",
+        changes={"shared_trunk": True},
+        tasks=("joint",),
+    ),
+)
+
+TABLES: Final[Mapping[str, tuple[Row, ...]]] = {"table3": TABLE3, "ablations": ABLATIONS}
+
+
+def cells(rows: tuple[Row, ...], seeds: tuple[int, ...]) -> list[Cell]:
+    """Every cell of a table: one seed of all rows before the next, so a cut still compares rows."""
+    return [
+        Cell(row, seed)
+        for at, seed in enumerate(seeds)
+        for row in rows
+        if row.is_run and (row.has_seeds or at == 0)
+    ]
+
+
+def cell_named(rows: tuple[Row, ...], name: str, seeds: tuple[int, ...]) -> Cell:
+    """The cell of a name; ValueError if the table has none."""
+    for cell in cells(rows, seeds):
+        if cell.name == name:
+            return cell
+    raise ValueError(f"no cell is called {name!r}")

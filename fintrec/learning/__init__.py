@@ -1,0 +1,1 @@
+"""The training engine: the loop, what it trains, and what it keeps on disk."""

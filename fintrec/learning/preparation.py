@@ -1,0 +1,46 @@
+"""What a model knows before its first step: standardisation, categories and base rates.
+
+So the first step already knows what is rare, and a short training stays sane.
+"""
+
+from typing import Final
+
+import numpy as np
+import torch
+
+from features.encoding import encode_histories
+from features.history import as_of
+from fintrec.datasets import TrainingSet
+from fintrec.learning.tasks import sampled
+from fintrec.models.embedding import HistoryEmbedding
+from fintrec.models.head import ItemHead
+from fintrec.models.pctr import Pctr
+from fintrec.models.pcvr import Pcvr
+from fintrec.popularity import Popularity
+
+_FIT_PAGES: Final = 2048  # pages whose histories the standardisation is fitted on
+
+
+@torch.no_grad()
+def prepare(pctr: Pctr, pcvr: Pcvr, data: TrainingSet, popularity: Popularity, seed: int) -> None:
+    """Fit the standardisation, tell the heads the items' categories, and start the output biases
+    at the base rates.
+    """
+    pages = sampled(data.train, _FIT_PAGES, seed)
+    ends = zip(data.train.user[pages].tolist(), data.train.end[pages].tolist(), strict=True)
+    arrays = encode_histories([as_of(data.logs[user], end) for user, end in ends]).arrays
+    dynamic = torch.from_numpy(arrays.dynamic_BTF[arrays.times_BT > 0]).float()
+    static = torch.from_numpy(data.train.static[pages]).float()
+    for model in (pctr, pcvr):
+        embedding, item_head = model.encoder.embedding, model.item_head
+        assert isinstance(embedding, HistoryEmbedding)
+        assert isinstance(item_head, ItemHead)
+        if data.categories:
+            item_head.set_categories(data.categories)
+        for scale, sample in ((embedding.dynamic_scale, dynamic), (item_head.static_scale, static)):
+            if len(sample):
+                scale.fit(sample.mean(0), sample.std(0, correction=0))
+    rates = np.log(np.maximum(np.array(popularity.ctr), 1e-6))
+    pctr.item_head.output.bias.copy_(torch.from_numpy(rates))
+    cvr = np.clip(np.array(popularity.cvr), 1e-6, 0.5)
+    pcvr.item_head.output.bias.copy_(torch.from_numpy(np.log(cvr / (1 - cvr))))

@@ -1,0 +1,135 @@
+"""What is trained: next clicks and conversions, each as a task of the loop.
+
+Every epoch's order, and its sample of pages, is drawn from a generator of (seed, epoch) alone.
+"""
+
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import torch
+
+from features.errors import FintrecError
+from fintrec.batches import (
+    ClickBatch,
+    ConversionBatch,
+    PageSample,
+    Places,
+    click_batch,
+    click_windows,
+    conversion_batch,
+    converting_pages,
+    grouped,
+    history_lengths,
+    sample_pages,
+)
+from fintrec.datasets import Decisions, TrainingSet, label_known
+from fintrec.exposure import ExposurePrior
+from fintrec.learning.loop import Task
+from fintrec.models.config import Recipe, TrainingConfig
+from fintrec.models.pctr import Pctr
+from fintrec.models.pcvr import Pcvr
+from fintrec.objectives import ClickObjective, ConversionObjective
+
+IntArray = npt.NDArray[np.int64]
+
+
+class NoExamples(FintrecError):
+    """A data set has nothing to learn from; the message says what it lacks."""
+
+
+def sampled(decisions: Decisions, limit: int, seed: int) -> IntArray:
+    """At most `limit` pages, evenly likely, in order."""
+    pages = np.arange(len(decisions), dtype=np.int64)
+    if len(pages) <= limit:
+        return pages
+    return np.sort(np.random.default_rng(seed).choice(pages, limit, replace=False))
+
+
+def click_task(
+    model: Pctr, data: TrainingSet, recipe: Recipe, prior: ExposurePrior
+) -> Task[Places, ClickBatch]:
+    """pCTR on every clicked step of the training pages; NoExamples without clicks."""
+    config = recipe.training
+    stride = min(config.label_stride, recipe.model.window // 2)
+    windows = click_windows(data, data.train, stride)
+    held_out = click_windows(data, data.validation, stride)
+    if not windows or not held_out:
+        raise NoExamples(
+            f"pCTR needs clicks: training has {len(windows)} windows with one, "
+            f"validation {len(held_out)}"
+        )
+    if len(held_out) > config.validation_rows:
+        rng = np.random.default_rng(config.seed)
+        chosen = rng.choice(len(held_out), config.validation_rows, replace=False)
+        held_out = [held_out[place] for place in sorted(chosen.tolist())]
+    lengths = np.array([window.length for window in windows])
+    judged = grouped(np.array([window.length for window in held_out]), config.batch_size, None)
+    objective = ClickObjective(model, prior)
+
+    def plan(epoch: int) -> list[Places]:
+        return grouped(lengths, config.batch_size, np.random.default_rng([config.seed, epoch]))
+
+    def batch(places: Places) -> ClickBatch:
+        chosen = [windows[place] for place in places.chosen]
+        return click_batch(data, data.train, chosen, places.bucket)
+
+    @torch.inference_mode()
+    def validate() -> float:
+        sums = torch.zeros(1, 2, dtype=torch.float64)
+        for bucket, places in judged:
+            chosen = [held_out[place] for place in places]
+            sums += objective(click_batch(data, data.validation, chosen, bucket))
+        return _mean(sums)
+
+    return Task("pctr", model, objective, plan, batch, validate)
+
+
+def conversion_task(
+    model: Pcvr, data: TrainingSet, config: TrainingConfig
+) -> Task[Any, ConversionBatch]:
+    """pCVR on pages, sampled by `page_rate`; NoExamples without pages or conversions."""
+    held_out = sampled(data.validation, config.validation_rows, config.seed)
+    converting = converting_pages(data, data.train)
+    if not len(converting) or not len(held_out):
+        raise NoExamples(
+            f"pCVR needs pages: training has {len(converting)}, validation {len(held_out)}"
+        )
+    if not converting.any():
+        raise NoExamples(
+            f"pCVR needs conversions: after none of the {len(converting)} training pages one is "
+            "known"
+        )
+    if not label_known(data, data.validation.taken(held_out)).any():
+        raise NoExamples(
+            f"pCVR needs known labels: of the {len(held_out)} validation pages none is old enough"
+        )
+    lengths = history_lengths(data, data.train)
+    judged = grouped(history_lengths(data, data.validation)[held_out], config.batch_size, None)
+    objective = ConversionObjective(model)
+
+    def plan(epoch: int) -> list[tuple[int, PageSample]]:
+        rng = np.random.default_rng([config.seed, epoch])
+        sample = sample_pages(converting, config.page_rate, rng)
+        return [
+            (bucket, PageSample(sample.pages[chosen], sample.weight[chosen]))
+            for bucket, chosen in grouped(lengths[sample.pages], config.batch_size, rng)
+        ]
+
+    def batch(planned: tuple[int, PageSample]) -> ConversionBatch:
+        bucket, sample = planned
+        return conversion_batch(data, data.train, sample, bucket)
+
+    @torch.inference_mode()
+    def validate() -> float:
+        sums = torch.zeros(1, 2, dtype=torch.float64)
+        for bucket, places in judged:
+            sample = PageSample(held_out[places], np.ones(len(places), np.float32))
+            sums += objective(conversion_batch(data, data.validation, sample, bucket))
+        return _mean(sums)
+
+    return Task("pcvr", model, objective, plan, batch, validate)
+
+
+def _mean(sums: torch.Tensor) -> float:
+    return float((sums[:, 0] / sums[:, 1]).sum())

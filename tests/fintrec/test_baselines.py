@@ -1,0 +1,239 @@
+"""Baselines: rows that know nothing of what follows, priors put right, signals that are found."""
+
+from dataclasses import replace
+
+import numpy as np
+import pyarrow.parquet as pq
+import pytest
+
+from features.errors import FintrecError
+from features.spec import DAY_MS
+from features.vocabulary import code
+from features.windows import FOREST_FEATURES, FOREST_NAMES
+from fintrec.baselines import examples, fm_features, per_item, popularity, trees
+from fintrec.baselines.boosting import BoostingConfig, boosting
+from fintrec.baselines.design import Design, pages_of
+from fintrec.baselines.examples import Examples
+from fintrec.baselines.forest import ForestConfig, forest
+from fintrec.calibration import sigmoid
+from fintrec.dataset import files
+from fintrec.datasets import (
+    DatasetConfig,
+    build_dataset,
+    converted,
+    label_known,
+    load_training_set,
+)
+from fintrec.metrics import log_loss
+from tests.fintrec import tiny
+
+CONFIG = DatasetConfig(
+    validation_days=3, test_days=4, label_days=3, num_shards=4, negatives_rate=0.05
+)
+SMALL = ForestConfig(num_trees=20, min_leaf=3, max_features=0.5, max_samples=0.8)
+
+
+@pytest.fixture(scope="module")
+def built(bank_log, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("baselines") / "set"
+    build_dataset(bank_log, folder, CONFIG)
+    data = load_training_set(folder)
+    return folder, data, examples.read(folder, data)
+
+
+def test_features_stand_where_the_training_set_has_the_page(built):
+    folder, data, read = built
+    stored = {}
+    for number in range(4):
+        table = pq.read_table(files.shard_path(folder, files.DECISIONS, number))
+        for row in table.to_pylist():
+            key = row["user_id"], row["time_ms"], row["page"], row["placement"], row["layout"]
+            stored[key] = [row[name] for name in FOREST_NAMES]
+    for name in ("train", "validation", "test"):
+        decisions = getattr(data, name)
+        assert read.features[name].shape == (len(decisions), len(FOREST_FEATURES))
+        for at in range(0, len(decisions), 17):
+            _, page, placement, layout = decisions.request[at, :4].tolist()
+            user = data.users[decisions.user[at]]
+            key = user, int(decisions.time_ms[at]), page, placement, layout
+            assert read.features[name][at].tolist() == pytest.approx(stored[key], rel=1e-6)
+
+
+def test_features_of_a_page_count_nothing_of_the_page_or_after_it(built):
+    _, data, read = built
+    column = FOREST_NAMES.index("impressions_count_7d")
+    seen = 0
+    for at in range(0, len(data.test), 5):
+        log, now = data.logs[data.test.user[at]], data.test.time_ms[at]
+        mine = log[log["action"] == code("action", "impression")]["time_ms"]
+        expected = ((mine > now - 7 * DAY_MS) & (mine < now)).sum()
+        assert read.features["test"][at, column] == expected
+        seen += (mine >= now).any()
+    assert seen > 10  # pages that a leak would have shown
+
+
+def test_rows_of_a_page_do_not_depend_on_what_it_showed(built):
+    _, data, read = built
+    design = Design(data)
+    blind = replace(
+        data.test,
+        shown=np.full_like(data.test.shown, -1),
+        clicked=np.zeros_like(data.test.clicked),
+        converted_indptr=np.zeros_like(data.test.converted_indptr),
+        converted_items=data.test.converted_items[:0],
+    )
+    some = np.arange(6)
+    seen = design.every_item(pages_of(data.test, read.features["test"]).taken(some))
+    assert np.array_equal(
+        seen, design.every_item(pages_of(blind, read.features["test"]).taken(some))
+    )
+    assert seen.shape == (
+        6 * len(data.items),
+        len(design.names(pages_of(blind, read.features["test"]))),
+    )
+
+
+def test_codes_and_base_rates_come_from_training_alone(built):
+    _, data, read = built
+    other = replace(data, test=data.train, validation=data.train)
+    pages = pages_of(data.test, read.features["test"]).taken(np.arange(4))
+    assert np.array_equal(Design(data).every_item(pages), Design(other).every_item(pages))
+
+
+def test_examples_have_the_labels_of_their_pages_and_every_conversion(built):
+    _, data, read = built
+    for name in ("train", "test"):
+        decisions, drawn = getattr(data, name), read.examples[name]
+        label = converted(data, decisions, np.arange(len(decisions)))
+        assert np.array_equal(drawn.converted, label[drawn.page, drawn.item])
+        assert label_known(data, decisions)[drawn.page, drawn.item].all()
+        assert drawn.converted.sum() == len(decisions.converted_items) > 0
+        assert drawn.negatives_rate == CONFIG.negatives_rate
+
+
+def test_features_of_another_training_set_are_refused(built):
+    folder, data, _ = built
+    with pytest.raises(FintrecError, match="are not the .* of the training set"):
+        examples.read(folder, replace(data, test=data.validation))
+
+
+def test_a_down_sampled_classifier_sums_to_the_base_rate_after_the_correction():
+    rng = np.random.default_rng(0)
+    truth = sigmoid(rng.normal(-4.0, 1.0, 200_000))
+    label = rng.random(len(truth)) < truth
+    rate = 0.05
+    # What a perfect classifier says that saw all positives and a share of the negatives.
+    seen = truth / (truth + rate * (1 - truth))
+    right = sigmoid(per_item.corrected(seen, rate))
+    assert right == pytest.approx(truth, rel=1e-6)
+    assert right.mean() == pytest.approx(label.mean(), rel=0.05)
+    assert seen.mean() > 5 * label.mean()
+    with pytest.raises(ValueError, match=r"negatives_rate=0 is not in \(0, 1\]"):
+        per_item.corrected(seen, 0)
+
+
+def test_each_item_gets_its_own_map_and_one_without_positives_stays_near_the_common_one():
+    rng = np.random.default_rng(1)
+    level = rng.normal(-2.0, 1.0, (20_000, 3))
+    shift = np.array([0.0, 1.0, 0.0])
+    label = rng.random(level.shape) < sigmoid(0.8 * level + shift)
+    known = np.ones(level.shape, bool)
+    known[:, 2] = False  # an item whose labels are all open
+    found = per_item.fit(level, label, known)
+    assert found.slope_K[:2] == pytest.approx([0.8, 0.8], abs=0.08)
+    assert found.offset_K[1] - found.offset_K[0] == pytest.approx(1.0, abs=0.15)
+    assert found.offset_K[0] < found.offset_K[2] < found.offset_K[1]
+    assert found.apply(level).mean(axis=0)[:2] == pytest.approx(label.mean(axis=0)[:2], rel=0.03)
+
+
+def test_maps_without_any_known_label_change_nothing():
+    level = np.random.default_rng(2).normal(size=(50, 2))
+    nothing = np.zeros(level.shape, bool)
+    assert per_item.fit(level, nothing, nothing).apply(level) == pytest.approx(sigmoid(level))
+
+
+def planted(use_static: bool = True):
+    """A bank whose conversions follow a habit that F_s tells, and its parts for the trees."""
+    data = tiny.training_set(num_users=60)
+    if not use_static:
+        data = replace(
+            data,
+            **{
+                name: replace(getattr(data, name), static=np.zeros_like(getattr(data, name).static))
+                for name in ("train", "validation", "test")
+            },
+        )
+    parts = {}
+    for name in ("train", "validation", "test"):
+        decisions = getattr(data, name)
+        empty = np.zeros((len(decisions), len(FOREST_FEATURES)), np.float32)
+        every = np.arange(len(decisions))
+        label, known = converted(data, decisions, every), label_known(data, decisions)
+        parts[name] = pages_of(decisions, empty), label, known
+    pages, label, known = parts["train"]
+    page, item = np.nonzero(known)
+    return data, parts, Examples(page, item, label[page, item], 1.0)
+
+
+def loss_of(predicted, part):
+    _, label, known = part
+    return log_loss(predicted[known], label[known])
+
+
+@pytest.mark.parametrize("kind", ["forest", "boosting"])
+def test_trees_find_a_planted_signal_that_base_rates_cannot(kind):
+    data, parts, drawn = planted()
+    design = Design(data)
+    if kind == "forest":
+        classifier = forest(SMALL, 0)
+    else:
+        place = design.names(parts["train"][0]).index("item")
+        classifier = boosting(BoostingConfig(num_trees=30, min_leaf=5), place, 0)
+    held_out = trees.HeldOut(*parts["validation"])
+    model = trees.fit(classifier, design, parts["train"][0], drawn, held_out)
+    predicted = model.predict(parts["test"][0])
+    flat = popularity.conversions(data).predict(parts["test"][0])
+    assert loss_of(predicted, parts["test"]) < 0.9 * loss_of(flat, parts["test"])
+    label, known = parts["test"][1:]
+    assert predicted[known].mean() == pytest.approx(label[known].mean(), rel=0.3)
+
+
+def test_a_foundation_model_s_vectors_reach_the_forest_through_32_components():
+    data, parts, drawn = planted(use_static=False)
+    rng = np.random.default_rng(3)
+    axes = rng.normal(size=(7, 768)).astype(np.float32)
+    with_fm = {}
+    reducer = None
+    for name in ("train", "validation", "test"):
+        habit = getattr(data, name).user % 7
+        vectors = axes[habit] + rng.normal(0, 0.3, (len(habit), 768)).astype(np.float32)
+        missing = rng.random(len(habit)) < 0.1
+        if reducer is None:
+            reducer = fm_features.fit_reducer(vectors, missing, seed=0)
+        pages, label, known = parts[name]
+        with_fm[name] = pages.with_fm(reducer.apply(vectors, missing)), label, known
+    design, losses = Design(data), []
+    for chosen in (parts, with_fm):
+        held_out = trees.HeldOut(*chosen["validation"])
+        model = trees.fit(forest(SMALL, 0), design, chosen["train"][0], drawn, held_out)
+        losses.append(loss_of(model.predict(chosen["test"][0]), chosen["test"]))
+    assert with_fm["test"][0].fm_MP.shape[1] == fm_features.NUM_COMPONENTS + 1
+    assert losses[1] < 0.95 * losses[0]
+
+
+def test_a_missing_vector_counts_as_the_training_s_average_and_is_flagged():
+    vectors = np.random.default_rng(4).normal(size=(100, 40)).astype(np.float32)
+    reducer = fm_features.fit_reducer(vectors, np.zeros(100, bool), 0, num_components=4)
+    reduced = reducer.apply(vectors, np.arange(100) == 7)
+    assert reduced[7].tolist() == [0, 0, 0, 0, 1]
+    assert reduced[:, 4].sum() == 1
+    with pytest.raises(ValueError, match="3 vectors are present, expected at least 4"):
+        fm_features.fit_reducer(vectors, np.arange(100) >= 3, 0, num_components=4)
+
+
+def test_examples_of_one_label_are_refused():
+    data, parts, drawn = planted()
+    none = replace(drawn, converted=np.zeros_like(drawn.converted))
+    held_out = trees.HeldOut(*parts["validation"])
+    with pytest.raises(ValueError, match="with 0 conversions: expected both labels"):
+        trees.fit(forest(SMALL, 0), Design(data), parts["train"][0], none, held_out)

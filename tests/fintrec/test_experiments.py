@@ -1,0 +1,219 @@
+"""Tables: cells that survive a kill, one judge for all rows, and numbers that say what they cover."""
+
+import json
+import signal
+import subprocess
+import sys
+import time
+
+import numpy as np
+import pytest
+from click.testing import CliRunner
+
+from features.errors import ConfigurationError
+from fintrec.commands.reproduce import reproduce
+from fintrec.experiments import bank_data, floor, judge, schedule, table
+from fintrec.experiments.rows import TABLES, WAITS, Cell, cell_named, cells
+from fintrec.experiments.run import Plan, estimated_seconds, plan
+from fintrec.experiments.setting import (
+    CELLS,
+    LOG,
+    cell_path,
+    claim,
+    predictions_path,
+    read_setting,
+    table3,
+    tiny,
+)
+from fintrec.metrics import auroc, calibration_error, log_loss
+
+
+@pytest.fixture(scope="module")
+def done(tmp_path_factory):
+    """A whole table with one seed, killed in the middle and gone on with."""
+    out = tmp_path_factory.mktemp("experiments") / "table"
+    words = ["table3", "--setting", "tiny", "--seeds", "1", "--jobs", "2", "--out", str(out)]
+    program = "from fintrec.commands.reproduce import reproduce; reproduce()"
+    process = subprocess.Popen([sys.executable, "-c", program, *words], stderr=subprocess.DEVNULL)
+    until = time.monotonic() + 200
+    while time.monotonic() < until and len(list((out / CELLS).glob("*.json"))) < 2:
+        time.sleep(0.05)
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+    kept = {path.name: path.stat().st_mtime_ns for path in (out / CELLS).glob("[!.]*.json")}
+    built = (out / LOG / "manifest.json").stat().st_mtime_ns
+    page = out / "page.md"
+    page.write_text("# Page\n\n<!-- results:table3 -->\n<!-- /results:table3 -->\n")
+    result = CliRunner().invoke(
+        reproduce, [*words, "--json", "--markdown", str(page)], catch_exceptions=False
+    )
+    return out, kept, built, json.loads(result.stdout), page.read_text()
+
+
+def test_a_run_that_was_killed_goes_on_from_its_finished_cells(done):
+    out, kept, built, found, _ = done
+    assert 2 <= len(kept) < len(cells(TABLES["table3"], (0,)))
+    for name, written in kept.items():
+        assert (out / CELLS / name).stat().st_mtime_ns == written, name
+    assert (out / LOG / "manifest.json").stat().st_mtime_ns == built
+    assert not schedule.missing(out, cells(TABLES["table3"], (0,)))
+    assert plan(out, "table3", read_setting(out), 2).missing == []
+    assert all(row["cells"] for row in found["rows"] if row["kind"] != "waits")
+
+
+def test_every_row_is_judged_on_the_same_pages(done):
+    out, _, _, found, _ = done
+    pages = bank_data.judged(bank_data.load(out), read_setting(out))
+    for row in found["rows"]:
+        for name in row["cells"]:
+            predicted = np.load(predictions_path(out, name))
+            assert predicted.shape == pages.known.shape, name
+            assert np.isfinite(predicted).all(), name
+            assert (predicted >= 0).all(), name
+            assert (predicted <= 1).all(), name
+    assert found["judged"]["pages"] == len(pages.pages)
+    assert pages.known.all()  # days that only complete labels
+
+
+def test_rows_that_wait_for_the_foundation_model_say_so_and_no_result_is_told_twice(done):
+    found, page = done[3], done[4]
+    by_name = {row["row"]: row for row in found["rows"]}
+    assert by_name["forest_fm"]["cells"] == []
+    assert f"| RF + feature set + FM | 0 | {WAITS} |" in page
+    for name in ("without_fm", "window_120"):
+        assert by_name[name]["cells"] == by_name["fintrec"]["cells"]
+        assert by_name[name]["note"] in page
+
+
+def test_a_row_of_the_table_has_the_log_loss_of_its_predictions(done):
+    out, _, _, found, page = done
+    data = bank_data.load(out)
+    pages = bank_data.judged(data, read_setting(out))
+    row = next(row for row in found["rows"] if row["row"] == "forest")
+    predicted = np.load(predictions_path(out, "forest-0"))
+    expected = log_loss(predicted[pages.known], pages.converted[pages.known])
+    assert row["log_loss"]["all"]["value"] == pytest.approx(expected)
+    assert row["log_loss"]["all"]["low"] < expected < row["log_loss"]["all"]["high"]
+    stored = json.loads((out / CELLS / "forest-0.json").read_bytes())["result"]["metrics"]
+    assert stored["forest-0"]["log_loss_all"] == pytest.approx(expected, abs=1e-6)
+    assert f"{expected:.5f}" in page
+    assert (out / "table3.png").stat().st_size > 10_000
+
+
+def test_the_floor_is_the_truth_of_the_pages_that_models_are_judged_on(done):
+    out = done[0]
+    data = bank_data.load(out)
+    pages = bank_data.judged(data, read_setting(out))
+    best = floor.predictions(out / LOG, data, pages)
+    for name, found in best.items():
+        stored = np.load(predictions_path(out, name))
+        assert np.array_equal(stored, found.astype(np.float32)), name
+    some = pages.known
+    base = np.load(predictions_path(out, "base_rates"))
+    assert log_loss(best["hindsight"][some], pages.converted[some]) < log_loss(
+        base[some], pages.converted[some]
+    )
+    page, slot = np.nonzero(pages.shown >= 0)
+    assert (best["clicks_floor"][page, pages.shown[page, slot]] > 0).all()
+
+
+def test_labels_of_another_bank_have_no_floor(done):
+    out = done[0]
+    data = bank_data.load(out)
+    pages = bank_data.judged(data, read_setting(out))
+    pages.converted[0] ^= True
+    with pytest.raises(ValueError, match="labels of .* differ between the bank's log and the data"):
+        floor.predictions(out / LOG, data, pages)
+
+
+def test_a_folder_goes_on_only_with_the_setting_it_was_begun_with(done):
+    with pytest.raises(ConfigurationError, match="boosting is .*: another experiment was begun"):
+        claim(done[0], table3())
+
+
+def test_a_cell_that_fails_names_its_log_and_leaves_no_process(done, tmp_path):
+    out = tmp_path / "broken"
+    claim(out, tiny())
+    cell = cell_named(TABLES["table3"], "base_rates", (0,))
+    with pytest.raises(schedule.CellFailed, match=r"base_rates: .* see .*base_rates\.log"):
+        schedule.run(out, "table3", [cell], lambda _: 1.0, 1, lambda _: None)
+    assert "DatasetError" in schedule.log_path(out, cell).read_text()
+    assert not cell_path(out, cell).exists()
+
+
+def test_seeds_come_one_after_another_so_a_cut_still_compares_rows():
+    every = cells(TABLES["table3"], (0, 1, 2))
+    names = [cell.name for cell in every]
+    assert len(set(names)) == len(names)
+    assert names.index("window_50-0") < names.index("forest-1")
+    assert names.count("foresight") == 1
+    assert "hindsight" not in names
+    assert "without_fm-0" not in names
+
+
+def test_the_stated_recipe_takes_at_most_90_minutes_on_two_cores():
+    setting = table3()
+    every = cells(TABLES["table3"], setting.seeds)
+    seconds = sum(estimated_seconds(cell, setting) for cell in every) / 2
+    assert Plan(every, every, seconds).seconds < 90 * 60
+
+
+def test_a_setting_read_back_is_the_one_that_was_written(tmp_path):
+    claim(tmp_path / "here", table3())
+    assert read_setting(tmp_path / "here") == table3()
+
+
+def test_the_auroc_of_resampled_examples_is_that_of_the_repeated_ones():
+    rng = np.random.default_rng(0)
+    score, label = rng.integers(0, 9, 200) / 10, rng.random(200) < 0.3
+    weight = rng.integers(0, 4, 200).astype(float)
+    order = np.argsort(score, kind="stable")
+    first = np.flatnonzero(np.diff(score[order], prepend=-1.0) > 0)
+    fast = judge._weighted_auroc(weight[order], label[order], first)
+    slow = auroc(np.repeat(score, weight.astype(int)), np.repeat(label, weight.astype(int)))
+    assert fast == pytest.approx(slow)
+
+
+def scope_of(rng, num_pages=300, num_items=4):
+    page, item = (x.ravel() for x in np.indices((num_pages, num_items)))
+    chance = rng.random((num_pages, num_items)) * 0.2
+    label = rng.random(chance.shape) < chance
+    return chance, judge.Scope(page, item, label.ravel(), page // 5)
+
+
+def test_the_calibration_error_of_the_truth_is_near_zero_and_has_the_metric_s_value():
+    chance, scope = scope_of(np.random.default_rng(1))
+    found = judge.ece_interval(chance, scope)
+    expected = calibration_error(chance.ravel(), scope.label, 15)
+    assert found["value"] == pytest.approx(expected, rel=0.1)
+    assert judge.ece_interval(np.sqrt(chance), scope)["value"] > 3 * found["value"]
+
+
+def test_a_model_compared_with_itself_is_no_better_and_one_that_knows_more_is():
+    chance, scope = scope_of(np.random.default_rng(2))
+    truth = [judge.loss_sums(chance, scope)]
+    flat = [judge.loss_sums(np.full_like(chance, scope.label.mean()), scope)]
+    same = judge.loss_change(truth, truth)
+    assert (same["value"], same["low"], same["high"]) == (0, 0, 0)
+    better = judge.loss_change(truth, flat)
+    assert 0 < better["low"] < better["value"] < better["high"]
+    assert (
+        judge.loss_interval(truth * 2)["seeds"] == [pytest.approx(truth[0][:, 0].sum() / 1200)] * 2
+    )
+
+
+def test_an_unknown_cell_is_refused():
+    with pytest.raises(ValueError, match="no cell is called 'window_7-0'"):
+        cell_named(TABLES["table3"], "window_7-0", (0,))
+
+
+def test_the_table_of_a_run_that_was_cut_off_counts_the_seeds_it_has(done):
+    out = done[0]
+    rows = TABLES["table3"]
+    forest = next(row for row in rows if row.name == "forest")
+    assert table._finished(forest, rows, (0, 1, 2), {"forest-0": {}, "forest-2": {}}) == [
+        "forest-0",
+        "forest-2",
+    ]
+    assert Cell(forest, 2).name == "forest-2"
+    assert (out / "table3.json").exists()
