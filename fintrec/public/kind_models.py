@@ -129,7 +129,9 @@ def judge(decoder: KindDecoder, series: Series, settings: KindSettings) -> dict[
     nll, right, found = 0.0, 0, windows(series, settings.window)
     for batch in found.batches(4 * settings.batch_tokens, None):
         logits, target = decoder(batch).flatten(0, 1), batch.target_BT.flatten()
-        nll += float(functional.cross_entropy(logits, target, ignore_index=IGNORED, reduction="sum"))
+        nll += float(
+            functional.cross_entropy(logits, target, ignore_index=IGNORED, reduction="sum")
+        )
         right += int((logits.argmax(1) == target).sum())
     num = found.num_targets
     return {"nll": nll / num, "accuracy": right / num, "targets": num}
