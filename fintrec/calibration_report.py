@@ -12,9 +12,7 @@ neither a conversion nor none, so it is left out; taking it for "no conversion" 
 Shapes: N impressions, B pages, K items
 """
 
-import json
 from collections.abc import Mapping
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Final
 
@@ -25,8 +23,10 @@ from features.spec import DAY_MS
 from fintrec.calibration import DECIMALS, Calibration, conversion_probabilities
 from fintrec.calibration_choice import Impressions
 from fintrec.checkpoint import Checkpoint, code_version
-from fintrec.datasets import Decisions, TrainingSet
+from fintrec.datasets import TrainingSet
 from fintrec.evaluation import Scored, impressions, score
+from fintrec.learning.tasks import sampled
+from fintrec.machine import describe
 from fintrec.metrics import (
     auroc,
     brier,
@@ -36,6 +36,7 @@ from fintrec.metrics import (
     log_loss_lift,
 )
 from fintrec.reliability import Bin, as_rows, draw, reliability
+from fintrec.result_files import write_json
 
 FILE: Final = "reliability.json"
 PAGES: Final = 4096  # at most, that a report is made on: scoring more takes longer than it tells
@@ -108,41 +109,33 @@ def write(
     """Score test pages and write the report's files; returns what `reliability.json` holds.
 
     Pages are drawn by the recipe's seed, at most `PAGES` and the recipe's `evaluation_rows`.
-    `source` names the data in titles.
+    `source` names the data in titles. A checkpoint with one model has that model's part alone.
     """
     training = checkpoint.recipe.training
-    pages = _some(data.test, min(PAGES, training.evaluation_rows), training.seed)
+    pages = sampled(data.test, min(PAGES, training.evaluation_rows), training.seed)
     scored = score(checkpoint.pctr, checkpoint.pcvr, data, data.test, pages)
-    shown = impressions(scored, data.test)
-    report = {
-        "date": f"{datetime.now(UTC):%Y-%m-%d %H:%M} UTC",
+    report: dict[str, Any] = {
+        "machine": describe(),
         "code": code_version(),
         "model": checkpoint.recipe.name,
         "data": source,
-        "seed": checkpoint.recipe.training.seed,
+        "seed": training.seed,
         "pages": len(scored.pages),
-        "calibration": checkpoint.calibration.to_dict(),
-        "pctr": of_clicks(shown, checkpoint.calibration),
-        "pcvr": of_conversions(scored, data),
     }
-    directory.mkdir(parents=True, exist_ok=True)
-    (directory / FILE).write_text(json.dumps(report, indent=1) + "\n")
+    if checkpoint.pctr is not None and checkpoint.calibration is not None:
+        report["calibration"] = checkpoint.calibration.to_dict()
+        report["pctr"] = of_clicks(impressions(scored, data.test), checkpoint.calibration)
+    if checkpoint.pcvr is not None:
+        report["pcvr"] = of_conversions(scored, data)
+    write_json(directory / FILE, report)
     _draw(directory, report)
     return report
 
 
-def _some(decisions: Decisions, limit: int, seed: int) -> npt.NDArray[np.int64]:
-    every = np.arange(len(decisions), dtype=np.int64)
-    if len(every) <= limit:
-        return every
-    rng = np.random.default_rng(seed)
-    return np.sort(rng.choice(every, limit, replace=False))
-
-
 def _draw(directory: Path, report: Mapping[str, Any]) -> None:
     of = f"{report['model']} on {report['data'] or 'its data'}, test period"
-    clicks, goals = report["pctr"], report["pcvr"]
-    if clicks["after"]["examples"]:
+    clicks, goals = report.get("pctr"), report.get("pcvr")
+    if clicks and clicks["after"]["examples"]:
         kind = Calibration.from_dict(report["calibration"]).kind
         _picture(
             directory / "reliability_pctr.png",
@@ -150,7 +143,7 @@ def _draw(directory: Path, report: Mapping[str, Any]) -> None:
             {"before": clicks["before"], f"after ({kind})": clicks["after"]},
             "a click",
         )
-    if goals["complete_labels"]["examples"]:
+    if goals and goals["complete_labels"]["examples"]:
         _picture(
             directory / "reliability_pcvr.png",
             f"pCVR, no calibrator\n{of}",
@@ -160,11 +153,8 @@ def _draw(directory: Path, report: Mapping[str, Any]) -> None:
             },
             "a conversion",
         )
-        large = {
-            kind: found
-            for kind, found in goals["by_content_type"].items()
-            if found.get("positives", 0) >= _DRAWN_GROUP
-        }
+        kinds = goals["by_content_type"]
+        large = {k: v for k, v in kinds.items() if v.get("positives", 0) >= _DRAWN_GROUP}
         if large:
             _picture(
                 directory / "reliability_pcvr_types.png",

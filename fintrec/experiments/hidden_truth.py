@@ -30,6 +30,7 @@ from fintrec.calibration import conversion_probabilities
 from fintrec.checkpoint import Checkpoint
 from fintrec.datasets import Decisions, TrainingSet, converted, label_known
 from fintrec.evaluation import score
+from fintrec.learning.tasks import sampled
 from fintrec.logistic import WEAK, logit, regression
 from fintrec.metrics import binned, log_loss
 
@@ -213,16 +214,15 @@ def _by(key: FloatArray, predicted: FloatArray, true_N: FloatArray) -> list[dict
 def judge_checkpoint(
     log_dir: Path, checkpoint: Checkpoint, data: TrainingSet, pages: int = 4096
 ) -> dict[str, Any]:
-    """Both models of a checkpoint on at most `pages` test pages, pCTR before calibration as well."""
+    """The models of a checkpoint on at most `pages` test pages, drawn by the recipe's seed."""
     known, decisions = Truth(log_dir, data), data.test
-    rng = np.random.default_rng(checkpoint.recipe.training.seed)
-    chosen = rng.permutation(len(decisions))[:pages].astype(np.int64)
-    scored = score(checkpoint.pctr, checkpoint.pcvr, data, decisions, np.sort(chosen))
-    calibrated = checkpoint.calibration.apply(scored.pctr_logits)
-    return {
-        "pages": len(scored.pages),
-        "clicks": judge_clicks(known, decisions, scored.pages, calibrated),
-        "conversions": judge_conversions(
-            known, data, decisions, scored.pages, conversion_probabilities(scored.pcvr_logits)
-        ),
-    }
+    chosen = sampled(decisions, pages, checkpoint.recipe.training.seed)
+    scored = score(checkpoint.pctr, checkpoint.pcvr, data, decisions, chosen)
+    found: dict[str, Any] = {"pages": len(scored.pages)}
+    if checkpoint.calibration is not None:
+        pctr = checkpoint.calibration.apply(scored.pctr_logits)
+        found["clicks"] = judge_clicks(known, decisions, scored.pages, pctr)
+    if checkpoint.pcvr is not None:
+        pcvr = conversion_probabilities(scored.pcvr_logits)
+        found["conversions"] = judge_conversions(known, data, decisions, scored.pages, pcvr)
+    return found

@@ -4,16 +4,18 @@ python -m fintrec.experiments.hidden_truth_report LOG_DIR CHECKPOINT --out FILE.
     --markdown docs/calibration.md
 """
 
-import json
-import re
 import shlex
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Final
 
 import click
 
+from fintrec.machine import describe, in_words
+from fintrec.result_files import markdown_table, write_json, write_section
+
+MODULE: Final = "fintrec.experiments.hidden_truth_report"
 SECTION: Final = "hidden-truth"
 
 
@@ -41,11 +43,11 @@ def markdown(result: Mapping[str, Any]) -> str:
         ("intercept", "intercept", 2),
     ]
     lines = [
-        f"Made by `{result['command']}` on {result['date']}, {result['machine']}, code "
-        f"{result['code']}; {result['pages']:,} test pages, recipe {result['model']}, calibration "
+        f"Made by `{result['command']}` on {result['machine']['date']}, "
+        f"{in_words(result['machine'])}, code {result['code']}; {result['pages']:,} test pages, recipe {result['model']}, calibration "
         f"`{result['calibration']}`.",
         "",
-        *_table(
+        *markdown_table(
             ["", *columns],
             [
                 [name, *(_cell(found.get(key), digits) for found in columns.values())]
@@ -55,7 +57,7 @@ def markdown(result: Mapping[str, Any]) -> str:
         "",
         "Deciles of clicks:",
         "",
-        *_table(
+        *markdown_table(
             ["decile", "by truth: true", "predicted", "by prediction: true", "predicted"],
             [
                 [
@@ -75,38 +77,14 @@ def _cell(value: Any, digits: int) -> str:
     return "-" if value is None else f"{value:,.{digits}f}"
 
 
-def _table(head: Sequence[str], lines: Sequence[Sequence[str]]) -> list[str]:
-    return [
-        "| " + " | ".join(head) + " |",
-        "|" + "---|" * len(head),
-        *("| " + " | ".join(line) + " |" for line in lines),
-    ]
-
-
-def put(path: Path, name: str, text: str) -> None:
-    """Put a section between its marks; ValueError where the document has none."""
-    begin, end = f"<!-- results:{name} -->", f"<!-- /results:{name} -->"
-    pattern = re.compile(re.escape(begin) + ".*?" + re.escape(end), re.DOTALL)
-    old = path.read_text()
-    if not pattern.search(old):
-        raise ValueError(f"{path}: no {begin} ... {end}, expected the marks of the section")
-    path.write_text(pattern.sub(lambda _: f"{begin}\n{text}\n{end}", old))
-
-
 @click.command()
 @click.argument("log_dir", type=click.Path(path_type=Path, exists=True, file_okay=False))
 @click.argument("checkpoint", type=click.Path(path_type=Path, exists=True, file_okay=False))
 @click.option("--pages", type=click.IntRange(1), default=4096, show_default=True)
 @click.option("--out", type=click.Path(path_type=Path), help="JSON file to write.")
 @click.option("--markdown", "page", type=click.Path(path_type=Path, exists=True))
-@click.option("--machine", default="", help="What it ran on, for the document.")
-def main(
-    log_dir: Path, checkpoint: Path, pages: int, out: Path | None, page: Path | None, machine: str
-) -> None:
+def main(log_dir: Path, checkpoint: Path, pages: int, out: Path | None, page: Path | None) -> None:
     """Judge a checkpoint by the truth beside LOG_DIR, split as `fintrec train` splits it."""
-    import os
-    from datetime import UTC, datetime
-
     import torch
 
     from fintrec import datasets
@@ -115,12 +93,12 @@ def main(
 
     torch.set_num_threads(1)
     loaded = load(checkpoint)
+    if loaded.pctr is None or loaded.pcvr is None or loaded.calibration is None:
+        raise click.BadParameter(f"{checkpoint} has not both models", param_hint="CHECKPOINT")
     data = datasets.build_training_set(log_dir, datasets.demo())
-    shown = ["python -m fintrec.experiments.hidden_truth_report", *map(shlex.quote, sys.argv[1:])]
     result = {
-        "command": " ".join(shown),
-        "date": f"{datetime.now(UTC):%Y-%m-%d %H:%M} UTC",
-        "machine": machine or f"{os.cpu_count()} cores",
+        "command": shlex.join(["python", "-m", MODULE, *sys.argv[1:]]),
+        "machine": describe(),
         "code": code_version(),
         "model": loaded.recipe.name,
         "seed": loaded.recipe.training.seed,
@@ -128,10 +106,9 @@ def main(
         **judge_checkpoint(log_dir, loaded, data, pages),
     }
     if out is not None:
-        out.parent.mkdir(parents=True, exist_ok=True)
-        out.write_text(json.dumps(result, indent=1) + "\n")
+        write_json(out, result)
     if page is not None:
-        put(page, SECTION, markdown(result))
+        write_section(page, SECTION, markdown(result))
     click.echo(markdown(result))
 
 

@@ -5,11 +5,14 @@ and sharing no line with the code it judges: no reducer, no encoder, no packed s
 It reads the model's TorchScript files and manifest, and is slow on purpose.
 """
 
+import base64
 import hashlib
 import json
 import math
+import struct
 import warnings
 import zlib
+from bisect import bisect_left
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from decimal import ROUND_HALF_EVEN, Decimal
@@ -389,16 +392,17 @@ class Models:
     def probabilities(
         self, pctr: Sequence[float], pcvr: Sequence[float]
     ) -> dict[str, tuple[float, float]]:
-        """(pCTR, pCVR) by item: Platt's map of the log softmax, and the plain sigmoid."""
-        platt = self.manifest["calibration"]
+        """(pCTR, pCVR) by item: the calibrated log softmax, and the plain sigmoid."""
         highest = max(pctr)
         level = highest + math.log(math.fsum(math.exp(x - highest) for x in pctr))
         return {
             item: (
-                _sigmoid(platt["a"] * (click - level) + platt["b"]),
+                _sigmoid(calibrated(self.manifest["calibration"], click - level, place)),
                 _sigmoid(conversion),
             )
-            for item, click, conversion in zip(self.items, pctr, pcvr, strict=True)
+            for place, (item, click, conversion) in enumerate(
+                zip(self.items, pctr, pcvr, strict=True)
+            )
         }
 
     def prior(self, item: Mapping[str, Any]) -> tuple[float, float]:
@@ -409,6 +413,30 @@ class Models:
             return rates["ctr"][at], rates["cvr"][at]
         kind = item["content_type"]
         return rates["prior_ctr"][kind], rates["prior_cvr"][kind]
+
+
+def calibrated(calibration: Mapping[str, Any], level: float, place: int) -> float:
+    """The logit of pCTR by the formula of docs/calibration.md, one number at a time."""
+    value = level
+    if "knots" in calibration:
+        xs, ys = ([n / 1000 for n in _numbers(packed)] for packed in calibration["knots"])
+        nearest = min(max(level, xs[0]), xs[-1])
+        right = min(max(bisect_left(xs, nearest), 1), len(xs) - 1)
+        share = (nearest - xs[right - 1]) / (xs[right] - xs[right - 1])
+        value = ys[right - 1] + share * (ys[right] - ys[right - 1]) + 0.001 * (level - nearest)
+    rest = math.log(-math.expm1(min(level, -1e-12)))
+    value = calibration["a"] * value + calibration["b"] - calibration.get("c", 0.0) * rest
+    if "slopes" in calibration:
+        value *= _numbers(calibration["slopes"])[place] / 1000
+    if "offsets" in calibration:
+        value += _numbers(calibration["offsets"])[place] / 1000
+    limit = calibration.get("limit", math.inf)
+    return min(max(value, -limit), limit)
+
+
+def _numbers(packed: str) -> tuple[int, ...]:
+    raw = base64.b64decode(packed)
+    return struct.unpack(f"<{len(raw) // 2}h", raw)
 
 
 def _sigmoid(x: float) -> float:
