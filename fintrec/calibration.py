@@ -1,23 +1,30 @@
 """From logits to honest probabilities; the only place where a logit becomes one.
 
 - pCTR: the softmax of eq. 2 says which item is clicked *given a click*, so its logits have no
-  level. z = logit - logsumexp over the K items fixes the level, and Platt's sigmoid(a z + b), fitted
-  on validation impressions, turns it into P(click given shown). a > 0 keeps the order.
+  level. z = logit - logsumexp over the K items fixes the level, and one monotone map of z, fitted
+  on validation impressions (`fintrec/calibration_choice.py`), gives P(click given shown):
+
+      logit p_k = offset_k + slope_k * (a f(z) + b - c log(1 - e^z))
+
+  Platt: f(z) = z, c = 0. Beta (Kull et al. 2017): c > 0; its log p is z. Isotonic: f interpolates
+  between knots, a = 1, b = c = 0. offset_k and slope_k are an item's own, 0 and 1 where it has none.
+  a > 0, c >= 0, slope_k > 0 and ascending knots keep the order of each item.
 - pCVR: trained with BCE, so its sigmoid is the probability (FinTRec section 3.2)
 
 float64, rounded to `DECIMALS`, so that a replay agrees to the byte.
 
-Shapes: B batch, K items, N impressions
+Shapes: B batch, K items
 """
 
-import hashlib
-import json
+import base64
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass, field, replace
 from typing import Any, Final
 
 import numpy as np
 import numpy.typing as npt
+
+from fintrec.logistic import sigmoid
 
 Float: Final = np.float64
 FloatArray = npt.NDArray[np.float64]
@@ -25,7 +32,9 @@ Logits = npt.NDArray[np.float32] | npt.NDArray[np.float64]
 
 DECIMALS: Final = 8
 MIN_SLOPE: Final = 1e-3
-_STEPS: Final = 100
+STEPS: Final = 1000  # of 1, in which knots, offsets and slopes are counted, each an int16
+LIMIT: Final = 17.0  # of a fitted map's logit: 4e-8 < p < 1 - 4e-8, which rounding leaves inside
+_CLOSEST: Final = -1e-12  # z at most, in log(1 - e^z)
 
 
 def click_level(logits_BK: Logits) -> FloatArray:
@@ -37,36 +46,140 @@ def click_level(logits_BK: Logits) -> FloatArray:
     return level
 
 
-def sigmoid(values: FloatArray) -> FloatArray:
-    """1 / (1 + exp(-x)) without overflow."""
-    small = np.exp(-np.abs(values))
-    return np.where(values >= 0, 1 / (1 + small), small / (1 + small))
+@dataclass(frozen=True, slots=True)
+class Knots:
+    """A monotone map by straight lines between points, counted in `STEPS`; both tuples ascend.
+
+    Outside the knots it goes on with slope `MIN_SLOPE`: nearly level, yet the order stays.
+    """
+
+    level: tuple[int, ...]
+    logit: tuple[int, ...]
+    _points: tuple[FloatArray, FloatArray] = field(init=False, repr=False, compare=False)
+
+    def __post_init__(self) -> None:
+        level, logit = np.array(self.level, Float) / STEPS, np.array(self.logit, Float) / STEPS
+        if level.shape != logit.shape or not len(level):
+            raise ValueError(f"{len(level)} knots with {len(logit)} values: expected as many, > 0")
+        if (np.diff(level) <= 0).any() or (np.diff(logit) < 0).any():
+            raise ValueError("knots: expected ascending levels, and logits that never fall")
+        object.__setattr__(self, "_points", (level, logit))
+
+    def __call__(self, level: FloatArray) -> FloatArray:
+        """The map of any number of levels."""
+        points, values = self._points
+        within = np.clip(level, points[0], points[-1])
+        return np.interp(within, points, values) + MIN_SLOPE * (level - within)
 
 
 @dataclass(frozen=True, slots=True)
 class Calibration:
-    """Platt's map of one pCTR model version."""
+    """The map of one pCTR model version; its formula is this module's.
+
+    `offsets` and `slopes` count in `STEPS`, in the order of the K items; empty means none.
+    `limit` bounds the logit, so that p is never 0 or 1; maps of early versions have none. `choice`
+    says how the map was chosen and plays no part in it.
+    """
 
     version: str
-    a: float
-    b: float
+    a: float = 1.0
+    b: float = 0.0
+    c: float = 0.0
+    knots: Knots | None = None
+    offsets: tuple[int, ...] = ()
+    slopes: tuple[int, ...] = ()
+    limit: float | None = None
+    choice: Mapping[str, Any] = field(default_factory=dict, hash=False)
+    _items: tuple[FloatArray, FloatArray] = field(init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
-        if not (np.isfinite(self.a) and np.isfinite(self.b) and self.a > 0):
-            raise ValueError(f"calibration a={self.a}, b={self.b}: expected finite numbers, a > 0")
+        a, b, c = self.a, self.b, self.c
+        if not (np.isfinite([a, b, c]).all() and a > 0 and c >= 0):
+            raise ValueError(
+                f"calibration a={a}, b={b}, c={c}: expected finite numbers, a > 0, c >= 0"
+            )
+        if self.slopes and min(self.slopes) <= 0:
+            raise ValueError(f"calibration has a slope of {min(self.slopes)}, expected all above 0")
+        if self.slopes and len(self.slopes) != len(self.offsets):
+            raise ValueError(
+                f"calibration has {len(self.slopes)} slopes, {len(self.offsets)} offsets: "
+                "expected as many"
+            )
+        own = np.array(self.offsets, Float) / STEPS, np.array(self.slopes, Float) / STEPS
+        object.__setattr__(self, "_items", own)
+
+    @property
+    def kind(self) -> str:
+        """Its family, such as `beta` or `platt by item`."""
+        family = "isotonic" if self.knots else "beta" if self.c else "platt"
+        return f"{family} by item" if self.offsets else family
 
     def apply(self, logits_BK: Logits) -> FloatArray:
         """pCTR, (B, K): the probability of a click on each item, given that it is shown."""
-        return np.round(sigmoid(self.a * click_level(logits_BK) + self.b), DECIMALS)
+        return self.probability(click_level(logits_BK))
+
+    def probability(self, level: FloatArray, item: Any = slice(None)) -> FloatArray:
+        """pCTR of levels z whose last axis is the items, or the items `item` of it."""
+        value = self.a * (self.knots(level) if self.knots else level) + self.b
+        if self.c:
+            value -= self.c * np.log(-np.expm1(np.minimum(level, _CLOSEST)))
+        if self.offsets:
+            offsets, slopes = self._items
+            if isinstance(item, slice) and level.shape[-1] != len(offsets):
+                raise ValueError(
+                    f"{level.shape[-1]} items, the calibration {self.version} has {len(offsets)}"
+                )
+            if len(slopes):
+                value *= slopes[item]
+            value += offsets[item]
+        if self.limit is not None:
+            value = np.clip(value, -self.limit, self.limit)
+        return np.round(sigmoid(value), DECIMALS)
 
     def to_dict(self) -> dict[str, Any]:
-        """JSON form."""
-        return asdict(self)
+        """JSON form; what an early version did not have is left out where it is not used."""
+        found: dict[str, Any] = {"version": self.version, "a": self.a, "b": self.b}
+        if self.c:
+            found["c"] = self.c
+        if self.knots:
+            found["knots"] = [_packed(self.knots.level), _packed(self.knots.logit)]
+        for name in ("offsets", "slopes"):
+            if values := getattr(self, name):
+                found[name] = _packed(values)
+        if self.limit is not None:
+            found["limit"] = self.limit
+        if self.choice:
+            found["choice"] = dict(self.choice)
+        return found
+
+    def to_record(self) -> dict[str, Any]:
+        """The form of an audit record: all that `apply` uses, without how it was chosen."""
+        return replace(self, choice={}).to_dict()
 
     @classmethod
     def from_dict(cls, data: Mapping[str, Any]) -> "Calibration":
-        """Inverse of `to_dict`."""
-        return cls(str(data["version"]), float(data["a"]), float(data["b"]))
+        """Inverse of `to_dict` and `to_record`; ValueError where the numbers make no map."""
+        knots, limit = data.get("knots"), data.get("limit")
+        return cls(
+            version=str(data["version"]),
+            a=float(data["a"]),
+            b=float(data["b"]),
+            c=float(data.get("c", 0.0)),
+            knots=Knots(*map(_unpacked, knots)) if knots else None,
+            offsets=_unpacked(data.get("offsets", "")),
+            slopes=_unpacked(data.get("slopes", "")),
+            limit=None if limit is None else float(limit),
+            choice=dict(data.get("choice", {})),
+        )
+
+
+def _packed(values: tuple[int, ...]) -> str:
+    """Base64 of int16, little-endian: 200 items are 536 characters of an audit record."""
+    return base64.b64encode(np.array(values, "<i2").tobytes()).decode()
+
+
+def _unpacked(text: str) -> tuple[int, ...]:
+    return tuple(np.frombuffer(base64.b64decode(text, validate=True), "<i2").tolist())
 
 
 def conversion_probabilities(logits_BK: Logits) -> FloatArray:
@@ -79,60 +192,3 @@ def probabilities(
 ) -> tuple[FloatArray, FloatArray]:
     """pCTR and pCVR of a batch, each (B, K)."""
     return calibration.apply(pctr_logits_BK), conversion_probabilities(pcvr_logits_BK)
-
-
-def fit(level_N: FloatArray, clicked_N: npt.NDArray[np.bool_]) -> Calibration:
-    """Platt's map of impressions: z of the shown item, and whether it was clicked.
-
-    Minimises the log loss by Newton steps under a >= MIN_SLOPE. Targets are Platt's smoothed ones,
-    so a sample without clicks (or without impressions) still has a finite answer.
-    """
-    level = np.asarray(level_N, Float)
-    clicked = np.asarray(clicked_N, bool)
-    if level.shape != clicked.shape or level.ndim != 1:
-        raise ValueError(f"level has shape {level.shape}, clicked {clicked.shape}: expected (N,)")
-    positives = int(clicked.sum())
-    high, low = (positives + 1) / (positives + 2), 1 / (len(clicked) - positives + 2)
-    target = np.where(clicked, high, low)
-    slope, offset = _newton(level, target, None)
-    if slope < MIN_SLOPE:
-        # The loss is convex: the constrained optimum lies on the border.
-        slope, offset = _newton(level, target, MIN_SLOPE)
-    named = hashlib.sha256(json.dumps([slope, offset]).encode()).hexdigest()[:12]
-    return Calibration(f"platt-{named}", slope, offset)
-
-
-def _newton(level: FloatArray, target: FloatArray, fixed: float | None) -> tuple[float, float]:
-    """Logistic regression of `target` on (level, 1), or on 1 alone with a fixed slope."""
-    centre = float(level.mean()) if len(level) else 0.0
-    inputs = np.stack((level - centre, np.ones_like(level)))
-    free = slice(0, 2) if fixed is None else slice(1, 2)
-    weights = np.array([1.0 if fixed is None else fixed, 0.0])
-    # A weak pull to (start, 0) keeps the system solvable when nothing varies.
-    start, pull = weights.copy(), 1e-6
-    loss = _loss(weights, inputs, target, start, pull)
-    for _ in range(_STEPS):
-        guess = sigmoid(weights @ inputs)
-        gradient = inputs @ (guess - target) + pull * (weights - start)
-        curvature = (inputs * (guess * (1 - guess))) @ inputs.T + pull * np.eye(2)
-        step = np.zeros(2)
-        step[free] = np.linalg.solve(curvature[free, free], gradient[free])
-        size = 1.0
-        while size > 1e-10:
-            tried = weights - size * step
-            tried_loss = _loss(tried, inputs, target, start, pull)
-            if tried_loss <= loss:
-                break
-            size /= 2
-        if size <= 1e-10 or loss - tried_loss < 1e-13 * (1 + abs(loss)):
-            break
-        weights, loss = tried, tried_loss
-    return float(weights[0]), float(weights[1] - weights[0] * centre)
-
-
-def _loss(
-    weights: FloatArray, inputs: FloatArray, target: FloatArray, start: FloatArray, pull: float
-) -> float:
-    logit = weights @ inputs
-    entropy = np.logaddexp(0.0, logit) - target * logit
-    return float(entropy.sum() + 0.5 * pull * ((weights - start) ** 2).sum())

@@ -12,9 +12,18 @@ from torch import Tensor
 
 from fintrec.batches import conversion_batches
 from fintrec.calibration import Calibration, click_level, conversion_probabilities
+from fintrec.calibration_choice import Impressions
 from fintrec.datasets import Decisions, TrainingSet
 from fintrec.exposure import ExposurePrior
-from fintrec.metrics import auroc, calibration_error, log_loss, recall_at
+from fintrec.metrics import (
+    auroc,
+    brier,
+    calibration_error,
+    calibration_line,
+    log_loss,
+    log_loss_lift,
+    recall_at,
+)
 from fintrec.models.pctr import Pctr
 from fintrec.models.pcvr import Pcvr
 
@@ -65,14 +74,17 @@ def _logits(
     return logits
 
 
-def impressions(
-    scored: Scored, decisions: Decisions
-) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.bool_]]:
-    """z of every shown item of the pages (the calibration's input), and whether it was clicked."""
+def impressions(scored: Scored, decisions: Decisions) -> Impressions:
+    """Every shown item of the pages: the calibration's input."""
     shown = decisions.shown[scored.pages]
     row, position = np.nonzero(shown >= 0)
-    level = click_level(scored.pctr_logits)[row, shown[row, position]]
-    return level, decisions.clicked[scored.pages][row, position]
+    item = shown[row, position].astype(np.int64)
+    return Impressions(
+        level=click_level(scored.pctr_logits)[row, item],
+        item=item,
+        clicked=decisions.clicked[scored.pages][row, position],
+        user=decisions.user[scored.pages][row].astype(np.int64),
+    )
 
 
 def evaluate(
@@ -113,10 +125,15 @@ def evaluate(
 def _binary(
     name: str, probability: npt.NDArray[np.float64], label: npt.NDArray[np.bool_]
 ) -> dict[str, float]:
+    slope, intercept = calibration_line(probability, label)
     return {
         f"{name}_log_loss": log_loss(probability, label),
+        f"{name}_log_loss_lift": log_loss_lift(probability, label),
         f"{name}_auroc": auroc(probability, label),
+        f"{name}_brier": brier(probability, label),
         f"{name}_calibration_error": calibration_error(probability, label),
+        f"{name}_calibration_slope": slope,
+        f"{name}_calibration_intercept": intercept,
     }
 
 

@@ -12,8 +12,9 @@ import json
 import os
 import shutil
 import warnings
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import replace
 from importlib.metadata import version as installed
 from pathlib import Path
 from typing import Final
@@ -24,39 +25,76 @@ from torch import Tensor, nn
 from features.encoding import BUCKETS, REQUEST_COLUMNS, TOKEN_COLUMNS
 from features.errors import ConfigurationError
 from features.spec import CONTEXT_WIDTH, NUM_DYNAMIC, registry_fingerprint
+from fintrec.card_files import CARD, SUMS, checkpoint_sha256
 from fintrec.checkpoint import Checkpoint, code_version, load
-from fintrec.manifest import FILE, SERVED, Manifest, file_sha256, load_manifest, versions
+from fintrec.manifest import (
+    FILE,
+    SERVED,
+    Manifest,
+    file_sha256,
+    load_manifest,
+    verify,
+    versions,
+)
 from fintrec.models.served import Encode, Head
 from fintrec.served_config import MAX_BATCH, Kind, Signature, config_text, signatures
 
 SCRIPT: Final = "model.pt"
 PROGRAM: Final = "model.pt2"
+CONFIG: Final = "config.pbtxt"
 
 
 def export(
-    checkpoint_dir: Path, repository: Path, kind: Kind = "cpu", program: bool = False
+    checkpoint_dir: Path,
+    repository: Path,
+    kind: Kind = "cpu",
+    program: bool = False,
+    above: int = 0,
 ) -> int:
-    """Write the next version of all four models and return its number.
+    """Write the next version of all four models and return its number, which is above `above`.
 
     `program` also writes the `torch.export` program of each.
     """
     checkpoint = load(checkpoint_dir)
-    number = _next_version(repository)
+    number = next_version(repository, above)
     modules = served_modules(checkpoint)
+
+    def write(name: str, folder: Path) -> None:
+        _save_script(modules[name], folder / SCRIPT)
+        if program:
+            torch.export.save(exported_program(modules[name]), folder / PROGRAM)
+        if name == SERVED[0]:
+            for path in (checkpoint_dir / CARD, checkpoint_dir / SUMS):
+                if path.is_file():
+                    shutil.copyfile(path, folder / path.name)
+
+    def manifest(hashes: Mapping[str, str]) -> Manifest:
+        return _manifest(checkpoint, number, hashes, checkpoint_sha256(checkpoint_dir))
+
+    _publish(repository, number, kind, write, manifest)
+    return number
+
+
+def _publish(
+    repository: Path,
+    number: int,
+    kind: Kind,
+    write: Callable[[str, Path], None],
+    manifest_of: Callable[[Mapping[str, str]], Manifest],
+) -> None:
+    """Make a version of what `write` puts into each model's folder, whole or not at all."""
     partial = {name: repository / name / f".{number}.partial" for name in SERVED}
     try:
         for name, folder in partial.items():
             shutil.rmtree(folder, ignore_errors=True)
             folder.mkdir(parents=True)
-            _save_script(modules[name], folder / SCRIPT)
-            if program:
-                torch.export.save(exported_program(modules[name]), folder / PROGRAM)
+            write(name, folder)
         hashes = {
             f"{name}/{number}/{path.name}": file_sha256(path)
             for name, folder in partial.items()
             for path in sorted(folder.iterdir())
         }
-        manifest = _manifest(checkpoint, number, hashes)
+        manifest = manifest_of(hashes)
         (partial[SERVED[0]] / FILE).write_text(json.dumps(manifest.to_dict(), indent=1) + "\n")
         _write_configs(manifest, repository, kind)
         for name in reversed(SERVED):
@@ -64,7 +102,49 @@ def export(
     finally:
         for folder in partial.values():
             shutil.rmtree(folder, ignore_errors=True)
+
+
+def republish(repository: Path, version: int, kind: Kind, above: int = 0) -> int:
+    """Write the models of an earlier version as the next one, and return its number.
+
+    A number never comes back, so a stored state is never taken for one of another model.
+    ConfigurationError if the version is not there, not whole, or made for other features.
+    """
+    earlier = load_manifest(repository, version)
+    verify(earlier, repository)
+    number = next_version(repository, above)
+
+    def write(name: str, folder: Path) -> None:
+        for path in sorted((repository / name / str(version)).iterdir()):
+            if path.is_file() and path.name != FILE:
+                shutil.copyfile(path, folder / path.name)
+
+    def manifest(hashes: Mapping[str, str]) -> Manifest:
+        original = version if earlier.restores is None else earlier.restores
+        return replace(earlier, version=number, sha256=hashes, restores=original)
+
+    _publish(repository, number, kind, write, manifest)
     return number
+
+
+def withdraw(repository: Path, version: int, kind: Kind) -> None:
+    """Remove a version from the repository, its manifest first; the others are served as before."""
+    for name in SERVED:
+        folder = repository / name / str(version)
+        if folder.exists():
+            gone = repository / name / f".{version}.partial"
+            shutil.rmtree(gone, ignore_errors=True)
+            os.rename(folder, gone)
+            shutil.rmtree(gone)
+    left = versions(repository)
+    if left:
+        _write_configs(load_manifest(repository, left[-1]), repository, kind)
+
+
+def kind_of(repository: Path) -> Kind:
+    """Where the repository's Triton runs the models, as its configuration says; "cpu" without one."""
+    path = repository / SERVED[0] / CONFIG
+    return "gpu" if path.is_file() and "KIND_GPU" in path.read_text() else "cpu"
 
 
 def served_modules(checkpoint: Checkpoint) -> dict[str, nn.Module]:
@@ -133,17 +213,20 @@ def example_inputs(module: nn.Module, batch: int, length: int) -> tuple[Tensor, 
     return history if isinstance(module, Encode) else (*history, context, request)
 
 
-def _next_version(repository: Path) -> int:
+def next_version(repository: Path, above: int = 0) -> int:
+    """The first number above all that any of the four models has, and above `above`."""
     taken = [
         int(path.name)
         for name in SERVED
         for path in (repository / name).glob("*")
         if path.name.isdecimal()
     ]
-    return max(taken, default=0) + 1
+    return max([above, *taken]) + 1
 
 
-def _manifest(checkpoint: Checkpoint, number: int, hashes: Mapping[str, str]) -> Manifest:
+def _manifest(
+    checkpoint: Checkpoint, number: int, hashes: Mapping[str, str], checkpoint_hash: str
+) -> Manifest:
     _, _, calibration = checkpoint.served()
     return Manifest(
         version=number,
@@ -160,23 +243,23 @@ def _manifest(checkpoint: Checkpoint, number: int, hashes: Mapping[str, str]) ->
         code=code_version(),
         torch=installed("torch"),
         sha256=hashes,
+        checkpoint=checkpoint_hash,
     )
 
 
 def _write_configs(manifest: Manifest, repository: Path, kind: Kind) -> None:
     only = None if _fits_previous(manifest, repository) else manifest.version
     for signature in signatures(manifest.d_model):
-        _replace_text(
-            repository / signature.name / "config.pbtxt", config_text(signature, kind, only)
-        )
+        _replace_text(repository / signature.name / CONFIG, config_text(signature, kind, only))
 
 
 def _fits_previous(manifest: Manifest, repository: Path) -> bool:
     """Whether the version before can be served under this version's widths."""
-    if not versions(repository):
+    earlier = [version for version in versions(repository) if version < manifest.version]
+    if not earlier:
         return True
     try:
-        previous = load_manifest(repository)
+        previous = load_manifest(repository, earlier[-1])
     except ConfigurationError:
         return False  # made for another registry: its inputs are not what the workers send now
     return previous.d_model == manifest.d_model

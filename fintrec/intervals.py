@@ -107,9 +107,53 @@ def bootstrap_sums(
     left out. Raises ValueError with fewer than two users or when all users together give NaN.
     """
     sums = np.asarray(sums_UC, np.float64)
-    value = float(statistic(sums.sum(axis=0, keepdims=True))[0])
-    drawn = [statistic(count_RU @ sums) for count_RU in _resampled(len(sums), replicates, seed)]
-    return _interval(value, np.concatenate(drawn), len(sums), level)
+    return bootstrap_counts(
+        lambda count_RU: statistic(count_RU @ sums),
+        len(sums),
+        replicates=replicates,
+        level=level,
+        seed=seed,
+    )
+
+
+def bootstrap_counts(
+    statistic: Callable[[FloatArray], FloatArray],
+    num_users: int,
+    *,
+    replicates: int = REPLICATES,
+    level: float = LEVEL,
+    seed: int = SEED,
+) -> Interval:
+    """Interval of a function of how often each user is drawn: counts (R, U) to numbers (R,).
+
+    Its value is that of every user once. NaN and errors as `bootstrap_sums`.
+    """
+    value = float(statistic(np.ones((1, num_users)))[0])
+    drawn = [statistic(count_RU) for count_RU in _resampled(num_users, replicates, seed)]
+    return _interval(value, np.concatenate(drawn), num_users, level)
+
+
+def unpaired_difference(
+    first_UC: npt.ArrayLike,
+    second_VC: npt.ArrayLike,
+    *,
+    replicates: int = REPLICATES,
+    level: float = LEVEL,
+    seed: int = SEED,
+) -> Interval:
+    """Interval of the difference of two ratios of sums by user, `first - second`, each (U, 2).
+
+    For scores of different rows: the users of each are drawn alone, so bounds are wider than those
+    of `paired_difference`. `users` is the smaller number of the two.
+    """
+    first, second = np.asarray(first_UC, np.float64), np.asarray(second_VC, np.float64)
+    drawn = [
+        np.concatenate([_ratio(count @ sums) for count in _resampled(len(sums), replicates, start)])
+        for start, sums in ((seed, first), (seed + 1, second))
+    ]
+    value = _ratio(first.sum(axis=0)[None]) - _ratio(second.sum(axis=0)[None])
+    num_users = min(len(first), len(second))
+    return _interval(float(value[0]), drawn[0] - drawn[1], num_users, level)
 
 
 def bootstrap_rows(

@@ -2,7 +2,9 @@
 
 import os
 import platform
+import resource
 import subprocess
+import sys
 from collections.abc import Iterable
 from datetime import UTC, datetime
 from importlib.metadata import PackageNotFoundError, version
@@ -10,6 +12,7 @@ from pathlib import Path
 from typing import Any, Final
 
 PACKAGES: Final = ("fintrec", "numpy", "pyarrow", "scikit-learn", "torch")
+_RSS_UNIT: Final = 1 if sys.platform == "darwin" else 1024  # of ru_maxrss, in bytes
 
 
 def describe(packages: Iterable[str] = PACKAGES) -> dict[str, Any]:
@@ -32,6 +35,15 @@ def in_words(machine: dict[str, Any]) -> str:
         f"{machine['cores']} cores of {machine['processor']}, {machine['memory_gb']} GiB, "
         f"Python {machine['python']}"
     )
+
+
+def peak_memory_bytes() -> int:
+    """Most memory that this process held at once."""
+    status = Path("/proc/self/status")
+    if status.exists():  # ru_maxrss also counts the process that started this one
+        words = status.read_text().partition("VmHWM:")[2].split()
+        return int(words[0]) * 1024
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * _RSS_UNIT
 
 
 def _versions(packages: Iterable[str]) -> dict[str, str]:

@@ -20,6 +20,7 @@ from fintrec.popularity import Popularity
 
 SERVED: Final = ("encode", "head", "pctr", "pcvr")
 FILE: Final = "manifest.json"
+_LATER: Final = ("checkpoint", "restores")  # manifests written before them are still read
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,6 +41,8 @@ class Manifest:
     code: str
     torch: str
     sha256: Mapping[str, str]
+    checkpoint: str = ""  # its hash, fintrec/card_files.py
+    restores: int | None = None  # the version whose models these are, after a rollback
 
     @property
     def items(self) -> tuple[str, ...]:
@@ -69,7 +72,7 @@ class Manifest:
     @classmethod
     def from_dict(cls, data: Mapping[str, Any]) -> "Manifest":
         """Inverse of `to_dict`; fields of later code are ignored."""
-        plain = {name: data[name] for name in cls.__slots__}
+        plain = {name: data[name] for name in cls.__slots__ if name not in _LATER or name in data}
         return cls(
             **plain
             | {

@@ -1,14 +1,17 @@
-"""Metrics of the paper: log loss, recall@k (eq. 3), AUROC; and calibration error.
+"""Metrics of the paper: log loss, recall@k (eq. 3), AUROC; and what tells an honest probability.
 
 Shapes: N labelled probabilities, L labelled steps, K items
 """
 
-from typing import Any, Final
+from typing import Any, Final, Literal
 
 import numpy as np
 import numpy.typing as npt
 
+from fintrec.logistic import WEAK, regression
+
 FloatArray = npt.NDArray[np.float64]
+Bins = Literal["mass", "width", "positives"]
 _SMALLEST: Final = 1e-8  # a probability of 0 or 1 is a rounded one
 
 
@@ -50,13 +53,69 @@ def auroc(score_N: npt.ArrayLike, label_N: npt.ArrayLike) -> float:
     return (rank_sum - positives * (positives + 1) / 2) / (positives * negatives)
 
 
-def calibration_error(
-    probability_N: npt.ArrayLike, label_N: npt.ArrayLike, num_bins: int = 10
-) -> float:
-    """Mean |predicted - observed| rate over bins of equally many examples, weighted by size."""
+def log_loss_lift(probability_N: npt.ArrayLike, label_N: npt.ArrayLike) -> float:
+    """Share of the base rate's log loss that the probabilities save; 0 is as good as the rate.
+
+    The rate is that of the same labels, so it is the best constant in hindsight; nan without both
+    labels, where the rate costs nothing.
+    """
     probability, label = _pair(probability_N, label_N)
+    if label.all() or not label.any():
+        return float("nan")
+    return 1 - log_loss(probability, label) / log_loss(np.full(len(label), label.mean()), label)
+
+
+def brier(probability_N: npt.ArrayLike, label_N: npt.ArrayLike) -> float:
+    """Mean squared difference of probability and label."""
+    probability, label = _pair(probability_N, label_N)
+    return float(((probability - label) ** 2).mean())
+
+
+def calibration_line(probability_N: npt.ArrayLike, label_N: npt.ArrayLike) -> tuple[float, float]:
+    """(slope, intercept) of logit P(label) over logit p (Cox 1958); (1, 0) is honest.
+
+    A slope below 1 is overconfident. nan without both labels.
+    """
+    probability, label = _pair(probability_N, label_N)
+    if label.all() or not label.any():
+        return float("nan"), float("nan")
+    clipped = np.clip(probability, _SMALLEST, 1 - _SMALLEST)
+    said = np.log(clipped) - np.log1p(-clipped)
+    centre = said.mean()
+    inputs = np.stack((said - centre, np.ones_like(said)))
+    slope, level = regression(
+        inputs, label.astype(np.float64), (1.0, 0.0), (WEAK, WEAK), (None, None)
+    )
+    return float(slope), float(level - slope * centre)
+
+
+def binned(probability_N: npt.ArrayLike, num_bins: int, bins: Bins) -> list[npt.NDArray[np.int64]]:
+    """Places of the examples of each bin, by ascending probability; empty bins are left out.
+
+    `mass`: equally many examples a bin. `width`: equal parts of 0..1. `positives`: equal parts of
+    the predicted positives, which for rare events shows the upper end that `mass` puts in one bin.
+    """
+    probability = np.asarray(probability_N, np.float64)
     order = np.argsort(probability, kind="stable")
-    parts = [part for part in np.array_split(order, num_bins) if len(part)]
+    if bins == "mass":
+        parts = np.array_split(order, num_bins)
+    else:
+        ascending = probability[order]
+        share = (
+            ascending if bins == "width" else np.cumsum(ascending) / max(ascending.sum(), 1e-300)
+        )
+        # The last example's share is 1 and belongs to the last bin.
+        number = np.minimum((share * num_bins * (1 - 1e-12)).astype(np.int64), num_bins - 1)
+        parts = np.split(order, np.searchsorted(number, np.arange(1, num_bins)))
+    return [part for part in parts if len(part)]
+
+
+def calibration_error(
+    probability_N: npt.ArrayLike, label_N: npt.ArrayLike, num_bins: int = 10, bins: Bins = "mass"
+) -> float:
+    """Mean |predicted - observed| rate over bins, weighted by their size (ECE)."""
+    probability, label = _pair(probability_N, label_N)
+    parts = binned(probability, num_bins, bins)
     gaps = [len(part) * abs(probability[part].mean() - label[part].mean()) for part in parts]
     return float(sum(gaps) / len(label))
 

@@ -28,9 +28,12 @@ _PARTS: Final = ("name", "settings", "command", "code", "machine", "seconds", "r
 
 @dataclass(frozen=True, slots=True)
 class ResultFolder:
-    """Cells of one run; `command` is what a reader types to make them again."""
+    """Cells of one run; `command` is what a reader types to make them again.
 
-    directory: Path
+    Without a directory every cell is computed and none is kept.
+    """
+
+    directory: Path | None
     command: str
 
     def cell(
@@ -43,9 +46,9 @@ class ResultFolder:
         """
         if not _NAME.fullmatch(name):
             raise ValueError(f"a cell is called {name!r}, expected letters, digits, '.', '_', '-'")
-        path = self.directory / f"{name}.json"
+        path = None if self.directory is None else self.directory / f"{name}.json"
         asked = json.loads(json.dumps(settings))
-        if path.exists():
+        if path is not None and path.exists():
             found = _read(path)
             if found["settings"] != asked:
                 raise ConfigurationError(
@@ -64,7 +67,8 @@ class ResultFolder:
             "seconds": round(time.perf_counter() - begin, 1),
             "result": result,
         }
-        write_json(path, finished)
+        if path is not None:
+            write_json(path, finished)
         return finished
 
 

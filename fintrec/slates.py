@@ -22,7 +22,8 @@ from fintrec.catalogue import NO_COLUMN, Candidates, FloatArray
 from fintrec.eligibility import REASONS
 from fintrec.ranking import order, ranking_scores
 
-AUDIT_VERSION: Final = 1
+AUDIT_VERSION: Final = 2
+READABLE: Final = (1, 2)  # version 1 knows no calibration but Platt's; all else is the same
 PROPENSITY: Final = 1.0  # serving is deterministic
 
 FRESH: Final = "fresh"  # hidden states have seen every event of the history that was read
@@ -266,8 +267,8 @@ def replay(record: bytes) -> bytes:
     Raises ValueError when the record is of another audit version.
     """
     audit = orjson.loads(record)
-    if audit.get("audit_version") != AUDIT_VERSION:
-        raise ValueError(f"audit_version={audit.get('audit_version')}, expected {AUDIT_VERSION}")
+    if audit.get("audit_version") not in READABLE:
+        raise ValueError(f"audit_version={audit.get('audit_version')}, expected one of {READABLE}")
     request = _request_of(audit["request"])
     admitted = audit["candidates"]
     ids, columns = admitted["item_ids"], admitted["columns"]

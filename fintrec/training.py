@@ -12,7 +12,7 @@ from typing import Any, Final
 
 import torch
 
-from fintrec.calibration import fit as fit_calibration
+from fintrec.calibration_choice import choose as choose_calibration
 from fintrec.checkpoint import Checkpoint
 from fintrec.datasets import TrainingSet
 from fintrec.evaluation import evaluate, impressions, score
@@ -123,7 +123,11 @@ def train(
     pctr, pcvr, prior = trained.pctr, trained.pcvr, prior_of(data, recipe)
     limit, seed = recipe.training.evaluation_rows, recipe.training.seed
     scored = score(pctr, pcvr, data, data.validation, sampled(data.validation, limit, seed))
-    calibration = None if pctr is None else fit_calibration(*impressions(scored, data.validation))
+    calibration = (
+        None
+        if pctr is None
+        else choose_calibration(impressions(scored, data.validation), len(data.items), seed)
+    )
     tested = score(pctr, pcvr, data, data.test, sampled(data.test, limit, seed))
     metrics = {
         "training": trained.history,

@@ -21,6 +21,10 @@ VERBS: dict[str, tuple[str, str]] = {
     "dataset": ("fintrec.commands.dataset:dataset", "Make training sets out of a log."),
     "publish": ("streams.commands.publish:publish", "Publish events to Kafka."),
     "train": ("fintrec.commands.train:train", "Train the pCTR and pCVR models."),
+    "evaluate": (
+        "fintrec.commands.evaluate:evaluate",
+        "Judge the models on public data, and on files of the same form.",
+    ),
     "reproduce": ("fintrec.commands.reproduce:reproduce", "Make the tables of experiments."),
     "export": ("streams.commands.export:export", "Write trained models for Triton."),
     "nightly": ("streams.commands.nightly:nightly", "Load a night's batch features into Feast."),

@@ -63,7 +63,7 @@ class ServedModel:
             "model_artefacts": orjson.Fragment(
                 orjson.dumps({"version": self.version, "sha256": hashes})
             ),
-            "calibration": orjson.Fragment(orjson.dumps(self.calibration.to_dict())),
+            "calibration": orjson.Fragment(orjson.dumps(self.calibration.to_record())),
         }
 
 

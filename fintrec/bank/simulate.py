@@ -4,9 +4,7 @@ Users are simulated in chunks, one after the other, each from a generator of its
 files of its own, so that memory is bounded by the chunk and a chunk's bytes depend on nothing else.
 """
 
-import resource
 import shutil
-import sys
 import time
 from collections import Counter
 from collections.abc import Callable
@@ -21,10 +19,10 @@ from fintrec.bank.chunk import Chunk, Span, catalogue_of, simulate_chunk, stage_
 from fintrec.bank.demographics import age_bands
 from fintrec.bank.population import user_ids
 from fintrec.demographics import write_age_bands
+from fintrec.machine import peak_memory_bytes as peak_memory_bytes
 
 CHUNK_USERS: Final = 5_000  # at activity 1
 MAX_USERS: Final = 1_000_000
-_RSS_UNIT: Final = 1 if sys.platform == "darwin" else 1024  # of ru_maxrss, in bytes
 
 
 @dataclass(frozen=True, slots=True)
@@ -246,15 +244,6 @@ def extrapolation(size: BankSize) -> str:
         f"{MEASURED.peak_memory_mb / 1e3:.1f} GB of memory, since chunks are played one by one "
         f"(rates of size medium, {MEASURED.where})"
     )
-
-
-def peak_memory_bytes() -> int:
-    """Most memory that this process held at once."""
-    status = Path("/proc/self/status")
-    if status.exists():  # ru_maxrss also counts the process that started this one
-        words = status.read_text().partition("VmHWM:")[2].split()
-        return int(words[0]) * 1024
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * _RSS_UNIT
 
 
 def _bytes_of(folder: Path) -> int:

@@ -69,7 +69,9 @@ def train(
     """
     import torch
 
+    from fintrec import calibration_report
     from fintrec.checkpoint import save
+    from fintrec.model_card import write as write_card
     from fintrec.models.config import RECIPES
     from fintrec.training import train as run
 
@@ -86,6 +88,8 @@ def train(
     if as_json:
         checkpoint = run(data, chosen, minutes)
         save(checkpoint, out)
+        calibration_report.write(out, checkpoint, data, source.name)
+        write_card(out, checkpoint, data, source)
         import orjson
 
         click.echo(orjson.dumps({"checkpoint": str(out), **checkpoint.metrics}))
@@ -93,6 +97,8 @@ def train(
     with _Bars() as bars:
         checkpoint = run(data, chosen, minutes, bars.show)
     save(checkpoint, out)
+    calibration_report.write(out, checkpoint, data, source.name)
+    write_card(out, checkpoint, data, source)
     _print(out, checkpoint.metrics)
 
 

@@ -11,6 +11,7 @@ from fintrec.intervals import (
     bootstrap_rows,
     bootstrap_sums,
     paired_difference,
+    unpaired_difference,
     user_sums,
 )
 
@@ -103,6 +104,20 @@ def test_a_paired_difference_finds_what_two_intervals_cannot() -> None:
     difference = paired_difference(better, values, users)
     assert difference.high < 0
     assert difference.value == pytest.approx(-0.05, abs=0.01)
+
+
+def test_an_unpaired_difference_of_equal_sets_holds_zero_and_is_wider_than_a_paired_one() -> None:
+    rng = np.random.default_rng(12)
+    values, users = clustered(rng, 40, 400)
+    better = values - 0.05
+    sums = [user_sums(users, column, np.ones(400)) for column in (better, values)]
+    unpaired = unpaired_difference(*sums)
+    paired = paired_difference(better, values, users)
+    assert unpaired.value == pytest.approx(paired.value)
+    assert unpaired.holds(0.0)
+    assert not paired.holds(0.0)
+    far = user_sums(users, values - 3, np.ones(400))
+    assert unpaired_difference(far, sums[1]).high < 0
 
 
 def test_a_statistic_of_sums_is_taken_of_each_replicate() -> None:

@@ -49,6 +49,12 @@ def test_a_cell_made_with_other_settings_is_refused_and_left_alone(tmp_path: Pat
     assert read_cells(tmp_path)["events"]["settings"]["seed"] == 1
 
 
+def test_without_a_folder_nothing_is_kept(tmp_path: Path) -> None:
+    work, folder = Work(), ResultFolder(None, "")
+    assert folder.cell("events", {}, work)["result"] == folder.cell("events", {}, work)["result"]
+    assert work.times == 2
+
+
 def test_a_cell_that_fails_leaves_nothing_behind(tmp_path: Path) -> None:
     def failing() -> dict[str, Any]:
         raise ArithmeticError("no loss")

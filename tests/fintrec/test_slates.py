@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from features.border import to_record
 from features.records import RankingPolicy, Slate, SlateRequest
-from fintrec.calibration import Calibration, conversion_probabilities
+from fintrec.calibration import Calibration, Knots, conversion_probabilities
 from fintrec.catalogue import NO_COLUMN, Catalogue, candidates
 from fintrec.eligibility import OTHER_PRODUCT, REASONS, UNKNOWN_ITEM
 from fintrec.ranking import order, ranking_scores
@@ -26,6 +26,25 @@ from fintrec.slates import (
 from tests.fintrec.surfaces import NUM_COLUMNS, PRIORS, item, items, policies
 
 CALIBRATION = Calibration("platt-test", 0.9, 1.25)
+counted = st.integers(-32_000, 32_000)
+maps = st.builds(
+    Calibration,
+    st.just("a map"),
+    a=st.floats(1e-3, 5.0),
+    b=st.floats(-20.0, 20.0),
+    c=st.sampled_from([0.0, 0.7, 30.0]),
+    knots=st.none()
+    | st.builds(
+        lambda level, logit: Knots(
+            tuple(sorted(level)), tuple(sorted(logit * len(level))[: len(level)])
+        ),
+        st.sets(counted, min_size=1, max_size=9),
+        st.lists(counted, min_size=1, max_size=9),
+    ),
+    offsets=st.tuples(*[counted] * NUM_COLUMNS),
+    slopes=st.just(()) | st.tuples(*[st.integers(1, 30_000)] * NUM_COLUMNS),
+    limit=st.sampled_from([None, 17.0]),
+) | st.just(CALIBRATION)
 exotic = st.text(st.characters(exclude_categories=["Cs"]), min_size=1, max_size=12)
 
 
@@ -36,6 +55,7 @@ def decision(
     reasons_M: np.ndarray,
     logits: np.ndarray | None,
     tier: str,
+    calibration: Calibration = CALIBRATION,
     **changes,
 ) -> Decision:
     """A decision made the fast way, as the worker makes it."""
@@ -44,7 +64,7 @@ def decision(
     pctr, pcvr = compiled.prior_pctr_M, compiled.prior_pcvr_M
     if logits is not None:
         known = compiled.column_M != NO_COLUMN
-        clicks = CALIBRATION.apply(logits[None, :NUM_COLUMNS])[0]
+        clicks = calibration.apply(logits[None, :NUM_COLUMNS])[0]
         conversions = conversion_probabilities(logits[None, NUM_COLUMNS:])[0]
         pctr = np.where(known, clicks[compiled.column_M], pctr)
         pcvr = np.where(known, conversions[compiled.column_M], pcvr)
@@ -70,7 +90,7 @@ def decision(
         "feature_ages_ms": {"user_state": 12, "user_fm": None},
         "latency_ms": {"queue": 3, "total": 4.125},
         "logits": logits,
-        "evidence": {"calibration": None if logits is None else CALIBRATION.to_dict()},
+        "evidence": {"calibration": None if logits is None else calibration.to_record()},
     }
     return Decision(**(given_ | changes))
 
@@ -112,6 +132,7 @@ def decisions(draw: st.DrawFn) -> Decision:
         reasons_M,
         logits,
         tier,
+        draw(maps),
         flags=draw(st.lists(exotic, max_size=2)),
         latency_ms={"queue": 3, "total": draw(st.floats(0, 1e4))},
     )
@@ -153,7 +174,7 @@ def _ids(made: Decision) -> tuple[str, ...]:
     return made.candidate_set.candidates.item_ids
 
 
-def example(tier: str = "fresh") -> Decision:
+def example(tier: str = "fresh", calibration: Calibration = CALIBRATION) -> Decision:
     found = [item("i0", value_usd=100.0), item("i1"), item("i3", pinned_position=2), item("new")]
     compiled = candidates(Catalogue.of(found), "", RankingPolicy(version=7), PRIORS)
     logits = None
@@ -166,6 +187,7 @@ def example(tier: str = "fresh") -> Decision:
         np.array([0, 0, 0, 0], np.uint8),
         logits,
         tier,
+        calibration,
     )
 
 
@@ -220,9 +242,28 @@ def test_priors_decide_where_there_are_no_logits():
 
 def test_a_record_of_another_audit_version_is_refused():
     made = example()
-    audit = orjson.loads(audit_bytes(made, slate_bytes(made))) | {"audit_version": 2}
-    with pytest.raises(ValueError, match="audit_version=2, expected 1"):
+    audit = orjson.loads(audit_bytes(made, slate_bytes(made))) | {"audit_version": 3}
+    with pytest.raises(ValueError, match="audit_version=3, expected one of"):
         replay(orjson.dumps(audit))
+
+
+def test_a_record_of_the_first_version_is_still_replayed():
+    made = example()
+    slate = slate_bytes(made)
+    audit = orjson.loads(audit_bytes(made, slate)) | {"audit_version": 1}
+    audit["calibration"] = {"version": "platt-test", "a": 0.9, "b": 1.25}  # as it was written then
+    assert replay(orjson.dumps(audit)) == slate
+
+
+def test_an_items_own_offset_decides_in_the_replay_too():
+    by_item = Calibration("by item", 0.9, 1.25, offsets=(0, 250, -250, 0), limit=17.0)
+    made = example(calibration=by_item)
+    slate = slate_bytes(made)
+    assert slate != slate_bytes(example())
+    audit = orjson.loads(audit_bytes(made, slate))
+    assert replay(orjson.dumps(audit)) == slate
+    del audit["calibration"]["offsets"]
+    assert replay(orjson.dumps(audit)) != slate
 
 
 def test_a_request_delivered_again_has_the_same_slate_id_and_another_user_has_another():

@@ -1,0 +1,207 @@
+"""`fintrec evaluate`: models on data that nobody here wrote, by published protocols."""
+
+import importlib
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Final
+
+import click
+
+if TYPE_CHECKING:
+    from fintrec.public.suite import Say
+    from fintrec.result_files import ResultFolder
+
+# form -> (module:attribute, one line of help); imported when called
+_FORMS: Final[dict[str, tuple[str, str]]] = {
+    "events": (
+        "fintrec.commands.evaluate_events:events",
+        "An event log of cases: next event, offer conversion.",
+    ),
+    "sessions": (
+        "fintrec.commands.evaluate_sessions:sessions",
+        "Anonymous web sessions: next page.",
+    ),
+    "sequence": (
+        "fintrec.commands.evaluate_sequence:sequence",
+        "Item sequences of users: next item among all.",
+    ),
+}
+_BESIDE: Final = Path("..") / "shared" / "data"
+
+
+class _Forms(click.Group):
+    """The forms of data, each imported when it is called."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        return list(_FORMS)
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        if cmd_name not in _FORMS:
+            return None
+        module, _, attribute = _FORMS[cmd_name][0].partition(":")
+        command = getattr(importlib.import_module(module), attribute)
+        assert isinstance(command, click.Command)
+        return command
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        with formatter.section("Forms"):
+            formatter.write_dl([(form, text) for form, (_, text) in _FORMS.items()])
+
+
+@click.group(cls=_Forms, invoke_without_command=True)
+@click.option(
+    "--suite", type=click.Choice(["public"]), help="Run every form over the folder of public data."
+)
+@click.option(
+    "--data-dir",
+    type=click.Path(path_type=Path, exists=True, file_okay=False),
+    help=f"Folder of the public data sets [default: {_BESIDE}, if it is there].",
+)
+@click.option(
+    "--data",
+    type=click.Path(path_type=Path, exists=True, dir_okay=False),
+    help="Judge this file instead, by the protocol of --form.",
+)
+@click.option("--form", type=click.Choice(list(_FORMS)), help="The form of --data.")
+@click.option(
+    "--out",
+    type=click.Path(path_type=Path, file_okay=False),
+    default=Path("public_results"),
+    show_default=True,
+    help="Result files, written as they are ready; run again to go on where it stopped.",
+)
+@click.option(
+    "--seeds",
+    type=click.IntRange(1),
+    default=1,
+    show_default=True,
+    help="Number of seeds, from 1 on, that each model is trained with.",
+)
+@click.option(
+    "--budget-minutes",
+    type=click.FloatRange(0, min_open=True),
+    help="Wall time of each model's training at most.",
+)
+@click.option(
+    "--markdown",
+    type=click.Path(path_type=Path, exists=True, dir_okay=False),
+    help="Write the table into this page, between its marks results:public.",
+)
+@click.option("--threads", type=click.IntRange(1), default=1, show_default=True)
+@click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
+@click.pass_context
+def evaluate(
+    context: click.Context,
+    suite: str | None,
+    data_dir: Path | None,
+    data: Path | None,
+    form: str | None,
+    out: Path,
+    seeds: int,
+    budget_minutes: float | None,
+    markdown: Path | None,
+    threads: int,
+    as_json: bool,
+) -> None:
+    """Judge the models on public data, or on a file of the same form.
+
+    \b
+      fintrec evaluate --suite public --data-dir ../shared/data --out public_results
+      fintrec evaluate --data MY_FILE --form events
+      fintrec evaluate events --data MY_FILE --json
+
+    Protocols and forms are in docs/public_data.md.
+    """
+    if context.invoked_subcommand is not None:
+        return
+    if (data is None) != (form is None):
+        raise click.UsageError("--data and --form go together")
+    if suite is None and data is None:
+        click.echo(context.get_help())
+        return
+    if suite is not None and data is not None:
+        raise click.UsageError("--suite judges a folder, --data a file: give one of them")
+    import torch
+
+    from fintrec.public.suite import files_of, run
+    from fintrec.result_files import ResultFolder, typed_command
+
+    torch.set_num_threads(threads)
+    files = {str(form): data} if data is not None else files_of(_data_dir(data_dir))
+    folder = ResultFolder(out, typed_command())
+    with bars() as say:
+        found = run(files, folder, range(1, seeds + 1), budget_minutes, say)
+    if markdown is not None:
+        _write(found, markdown, folder)
+    show(found, as_json)
+
+
+def _data_dir(data_dir: Path | None) -> Path:
+    if data_dir is not None:
+        return data_dir
+    if not _BESIDE.is_dir():
+        raise click.UsageError(
+            f"no folder of public data at {_BESIDE}: give --data-dir, or --data FILE with --form"
+        )
+    return _BESIDE
+
+
+def _write(found: dict[str, Any], page: Path, folder: "ResultFolder") -> None:
+    from fintrec.public.suite import markdown
+    from fintrec.result_files import write_section
+
+    write_section(page, "public", markdown(found, folder))
+
+
+@contextmanager
+def bars() -> "Iterator[Say]":
+    """A progress bar with the time left on stderr for each kind of work."""
+    from rich.console import Console
+    from rich.progress import (
+        BarColumn,
+        Progress,
+        TextColumn,
+        TimeElapsedColumn,
+        TimeRemainingColumn,
+    )
+
+    with Progress(
+        TextColumn("{task.description}"),
+        BarColumn(),
+        TextColumn("{task.fields[text]}"),
+        TimeElapsedColumn(),
+        TimeRemainingColumn(),
+        console=Console(stderr=True),
+    ) as progress:
+        tasks: dict[str, Any] = {}
+
+        def say(what: str, share: float, text: str) -> None:
+            if what not in tasks:
+                tasks[what] = progress.add_task(what, total=1.0, text=text)
+            progress.update(tasks[what], completed=share, text=text)
+
+        yield say
+
+
+def show(found: dict[str, Any], as_json: bool) -> None:
+    """Print a run: its table, or one JSON object, that of its only form if it has one."""
+    if as_json:
+        import orjson
+
+        results = found["results"]
+        only = {**next(iter(results.values())), "goals": found["goals"]}
+        click.echo(orjson.dumps(only if len(results) == 1 else found))
+        return
+    from rich.console import Console
+    from rich.table import Table
+
+    from fintrec.public.goals import COLUMNS
+    from fintrec.public.suite import lines_of
+
+    table = Table(title="Public data", title_justify="left")
+    for name in COLUMNS:
+        table.add_column(name)
+    for line in lines_of(found):
+        table.add_row(*line.cells())
+    Console().print(table)

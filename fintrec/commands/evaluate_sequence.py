@@ -1,0 +1,127 @@
+"""`fintrec evaluate sequence`: one file of item sequences, judged by its protocol."""
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+if TYPE_CHECKING:
+    from fintrec.public.sequence_training import DecoderRecipe
+
+
+@click.command()
+@click.option(
+    "--data",
+    type=click.Path(path_type=Path, exists=True, dir_okay=False),
+    required=True,
+    metavar="FILE",
+    help="Text, a user a line, 'user item item ...', oldest first: docs/public_data.md.",
+)
+@click.option(
+    "--out",
+    type=click.Path(path_type=Path, file_okay=False),
+    help="Folder of result files, to go on where a run stopped [default: none are kept].",
+)
+@click.option("--seed", type=click.IntRange(0), default=0, show_default=True)
+@click.option(
+    "--budget-minutes",
+    type=click.FloatRange(0, min_open=True),
+    default=40,
+    show_default=True,
+    help="Wall time of the decoder's training at most.",
+)
+@click.option("--threads", type=click.IntRange(1), default=1, show_default=True)
+@click.option(
+    "--set",
+    "settings",
+    multiple=True,
+    metavar="KEY=VALUE",
+    help="A setting of the decoder, such as d_model=64. Repeatable.",
+)
+@click.option(
+    "--markdown",
+    type=click.Path(path_type=Path, exists=True, dir_okay=False),
+    help="Write the figures of --out, all its seeds, into this page, between its marks "
+    "results:sequence.",
+)
+@click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
+def sequence(
+    data: Path,
+    out: Path | None,
+    seed: int,
+    budget_minutes: float,
+    threads: int,
+    settings: tuple[str, ...],
+    markdown: Path | None,
+    as_json: bool,
+) -> None:
+    """Next item of item sequences among all items: popularity, item-kNN and the decoder.
+
+    The newest item of a user is the test, the one before it the validation.
+    """
+    import torch
+
+    from fintrec.commands.evaluate import bars
+    from fintrec.public import sequences
+    from fintrec.result_files import ResultFolder, typed_command
+
+    if markdown is not None and out is None:
+        raise click.UsageError("--markdown takes its figures from the files of --out: give both")
+    recipe = _recipe(settings)
+    torch.set_num_threads(threads)
+    folder = ResultFolder(out, typed_command())
+    with bars() as say:
+        found = sequences.evaluate(data, folder, (seed,), budget_minutes, say, recipe)
+    if markdown is not None and out is not None:
+        from fintrec.public.sequence_page import section
+        from fintrec.result_files import write_section
+
+        write_section(markdown, "sequence", section(data, out))
+    if as_json:
+        import orjson
+
+        goals = [line.to_dict() for line in sequences.lines(found)]
+        click.echo(orjson.dumps({**found, "goals": goals}))
+        return
+    _print(found)
+
+
+def _recipe(settings: tuple[str, ...]) -> "DecoderRecipe":
+    import orjson
+
+    from fintrec.commands.train import parsed
+    from fintrec.public.sequence_training import DecoderRecipe
+
+    changes: dict[str, Any] = {}
+    for name, text in parsed(settings).items():
+        try:
+            changes[name] = orjson.loads(text)
+        except orjson.JSONDecodeError:
+            changes[name] = text
+    try:
+        return DecoderRecipe().with_settings(changes)
+    except ValueError as refused:
+        raise click.BadParameter(str(refused), param_hint="--set") from refused
+
+
+def _print(found: dict[str, Any]) -> None:
+    from rich.console import Console
+    from rich.table import Table
+
+    from fintrec.public.full_ranking import CUTOFFS
+    from fintrec.public.item_sequences import HELD_OUT
+
+    console = Console()
+    for part in HELD_OUT:
+        table = Table(
+            title=f"{found['file']}: {found['users']:,} users, {found['items']:,} items, {part}"
+        )
+        table.add_column("HR/NDCG", no_wrap=True)
+        for cutoff in CUTOFFS:
+            table.add_column(f"@{cutoff}", justify="right", no_wrap=True)
+        for model, figures in found["models"].items():
+            values = figures[part]
+            table.add_row(
+                model, *(f"{values[f'hr@{k}']:.4f}/{values[f'ndcg@{k}']:.4f}" for k in CUTOFFS)
+            )
+        console.print(table)

@@ -1,0 +1,133 @@
+"""Anonymous web sessions, in the form of UCI's msnbc: a session a line, pages as integers.
+
+A text file, or a zip with one such file. Lines that start with `%` and empty lines are left out, and
+a line of words names the page categories 1..K in their order; without it K is the largest page.
+
+Protocol (the README of the public data says only 400,000 and 50,000; the rest was found by making
+its n-gram numbers again): sessions of 2 to 500 pages, in the order of the file; the first 400,000
+train and the last 50,000 test. A file with fewer than 450,000 sessions is split 8 : 1, as those are.
+Every page from a session's 2nd on is to be predicted from those before it. There is no END.
+"""
+
+import zipfile
+from pathlib import Path
+from typing import Any, Final
+
+import numpy as np
+
+from fintrec.logs import LogError
+from fintrec.public.goals import Line
+from fintrec.public.ngrams import fit, quality
+from fintrec.public.ragged import Ragged
+from fintrec.public.source_files import cell_name, identity
+from fintrec.public.suite import Say, silent
+from fintrec.result_files import ResultFolder
+
+SHORTEST: Final = 2
+LONGEST: Final = 500
+NUM_TRAIN: Final = 400_000
+NUM_TEST: Final = 50_000
+ORDERS: Final = {"bigram": 1, "3-gram": 2, "order-5 backoff": 5}
+MIN_COUNT: Final = 20
+
+
+def read_sessions(path: Path) -> Ragged:
+    """All sessions of a file, pages from 0.
+
+    LogError for a missing or empty file, a zip with another number of files, a page that is no
+    integer or not between 1 and the number of named categories.
+    """
+    names: list[str] = []
+    pages: list[int] = []
+    lengths: list[int] = []
+    for number, line in enumerate(_lines(path), 1):
+        words = line.split()
+        if not words or line.startswith("%"):
+            continue
+        if not names and not pages and not words[0].lstrip("-").isdigit():
+            names = words
+            continue
+        try:
+            session = [int(word) for word in words]
+        except ValueError as error:
+            raise LogError(
+                f"{path}, line {number}: {line.strip()[:60]!r} has a page that is no integer"
+            ) from error
+        if min(session) < 1 or (names and max(session) > len(names)):
+            raise LogError(
+                f"{path}, line {number}: pages {min(session)}..{max(session)}, "
+                f"expected 1..{len(names) or 'K'}"
+            )
+        pages.extend(session)
+        lengths.append(len(session))
+    if not pages:
+        raise LogError(f"{path}: no sessions, expected one a line, pages as integers")
+    starts = np.concatenate(([0], np.cumsum(lengths))).astype(np.int64)
+    return Ragged(np.array(pages, np.int64) - 1, starts, len(names) or max(pages))
+
+
+def _lines(path: Path) -> list[str]:
+    if not path.is_file():
+        raise LogError(f"{path}: no such file, expected sessions as text or zip")
+    data = path.read_bytes()
+    if zipfile.is_zipfile(path):
+        with zipfile.ZipFile(path) as archive:
+            inside = [
+                name
+                for name in archive.namelist()
+                if not name.startswith("__MACOSX") and not name.endswith("/")
+            ]
+            if len(inside) != 1:
+                raise LogError(f"{path}: {len(inside)} files in the zip, expected one")
+            data = archive.read(inside[0])
+    try:
+        return data.decode("utf-8").splitlines()
+    except UnicodeDecodeError as error:
+        raise LogError(f"{path}: not a text file ({error})") from error
+
+
+def protocol(sessions: Ragged) -> tuple[Ragged, Ragged]:
+    """(train, test) sessions; LogError where there are too few to split."""
+    length_S = sessions.length_S
+    kept = sessions.where((length_S >= SHORTEST) & (length_S <= LONGEST))
+    num_test = NUM_TEST if len(kept) >= NUM_TRAIN + NUM_TEST else len(kept) // 9
+    num_train = min(NUM_TRAIN, len(kept) - num_test)
+    if not num_test:
+        raise LogError(
+            f"{len(kept)} sessions of {SHORTEST} to {LONGEST} pages, expected at least 9"
+        )
+    return kept.between(0, num_train), kept.between(len(kept) - num_test, len(kept))
+
+
+def evaluate(
+    path: Path,
+    folder: ResultFolder,
+    seeds: tuple[int, ...],
+    budget_minutes: float | None = None,
+    say: Say = silent,
+) -> dict[str, Any]:
+    """Judge a file of sessions; LogError for a file that is not of the form."""
+    source = identity(path)
+    sessions = read_sessions(path)
+    train, test = protocol(sessions)
+    ngrams = folder.cell(
+        cell_name("sessions", path, "ngrams"),
+        {**source, "orders": ORDERS, "min_count": MIN_COUNT},
+        lambda: {
+            name: quality(fit(train, order, MIN_COUNT), test) for name, order in ORDERS.items()
+        },
+    )
+    return {
+        "form": "sessions",
+        **source,
+        "sessions": len(sessions),
+        "train_sessions": len(train),
+        "test_sessions": len(test),
+        "pages": sessions.num_kinds,
+        "next_page": {"beside": ngrams["result"]},
+    }
+
+
+def lines(result: dict[str, Any]) -> list[Line]:
+    """The measures beside their goals."""
+    return []

@@ -1,0 +1,176 @@
+"""A trained checkpoint's card: what it says is what was trained, and it is of no other checkpoint."""
+
+import json
+import shutil
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+from click.testing import CliRunner
+
+from features.errors import ConfigurationError
+from fintrec import checkpoint as checkpoints
+from fintrec import datasets, logs, model_card
+from fintrec.bank.simulate import BankSize, simulate
+from fintrec.card_files import CHECKPOINT, read_card, read_sums
+from fintrec.card_text import card_text, constant_log_loss, date_of
+from fintrec.commands.train import train
+from fintrec.metrics import log_loss
+from tests.fintrec.tiny import training_set
+
+END_MS = 1_795_900_000_123
+SMALL = ["--epochs", "1", "--set", "d_model=16", "--set", "num_layers=1"]
+
+
+@pytest.fixture(scope="module")
+def log_dir(tmp_path_factory) -> Path:
+    folder = tmp_path_factory.mktemp("carded") / "bank"
+    simulate(BankSize("test", 60, 24), 7, END_MS, folder)
+    return folder
+
+
+def trained(source: Path, out: Path, *more: str) -> Path:
+    arguments = [str(source), "--out", str(out), *SMALL, *more]
+    result = CliRunner().invoke(train, arguments, catch_exceptions=False)
+    assert result.exit_code == 0, result.output
+    return out
+
+
+@pytest.fixture(scope="module")
+def directory(log_dir, tmp_path_factory) -> Path:
+    return trained(log_dir, tmp_path_factory.mktemp("out") / "a", "--set", "evaluation_rows=300")
+
+
+@pytest.fixture(scope="module")
+def card(directory):
+    return read_card(directory)
+
+
+def test_training_leaves_a_card_beside_the_weights(directory, card) -> None:
+    names = {path.name for path in directory.iterdir()}
+    assert {"checkpoint.json", "card.json", "MODEL_CARD.md", "judged.npz"} <= names
+    assert not [name for name in names if name.startswith(".")]
+    assert CHECKPOINT == checkpoints.METADATA
+    assert (directory / "MODEL_CARD.md").read_text() == card_text(card)
+
+
+def test_its_metrics_are_those_of_the_checkpoint(directory, card) -> None:
+    told = checkpoints.load(directory).metrics
+    for period in ("validation", "test"):
+        for name, found in card["metrics"][period].items():
+            assert found["value"] == pytest.approx(told[period][name], abs=1e-6), name
+            assert found["low"] < found["high"], name
+        for name in ("pages", "clicks", "conversions"):
+            assert card["judged"][period][name] == told[period][name]
+    assert card["judged"]["test"]["pages"] == 300 < card["judged"]["test"]["of_pages"]
+
+
+def test_its_data_window_is_that_of_the_decisions(log_dir, card) -> None:
+    data = datasets.build_training_set(log_dir, datasets.demo())
+    for name in ("train", "validation", "test"):
+        part, told = getattr(data, name), card["data"]["periods"][name]
+        assert told["first_ms"] == part.time_ms.min()
+        assert told["last_ms"] == part.time_ms.max()
+        assert told["pages"] == len(part)
+        assert told["clicks"] == part.clicked.sum()
+    assert card["data"]["log"]["seed"] == 7
+    assert (card["data"]["kind"], card["data"]["name"]) == ("log", "bank")
+
+
+def test_sizes_and_hashes_are_those_of_the_files(directory, card) -> None:
+    found = checkpoints.load(directory)
+    assert found.pctr is not None
+    count = sum(values.numel() for values in found.pctr.parameters())
+    assert card["models"]["pctr"]["parameters"] == count
+    assert card["hashes"]["code"] == checkpoints.code_version()
+    assert card["hashes"]["vocabulary"] == model_card.vocabulary_sha256(found)
+
+
+def test_slices_are_by_age_channel_and_content_type(card) -> None:
+    assert card["fairness"]["missing"] == []
+    for rows in card["fairness"]["slices"].values():
+        assert {row["attribute"] for row in rows} == {"age band", "channel", "content type"}
+        by_channel = [row for row in rows if row["attribute"] == "channel"]
+        assert {row["group"] for row in by_channel} == {"web", "mobile_app"}
+    clicks = card["fairness"]["slices"]["pctr"]
+    for attribute in ("age band", "channel", "content type"):
+        mine = [row for row in clicks if row["attribute"] == attribute]
+        assert sum(row["rows"] for row in mine) == card["judged"]["test"]["impressions"]
+        assert sum(row["positives"] for row in mine) == card["judged"]["test"]["clicks"]
+
+
+def test_a_data_set_has_the_ages_of_its_log_and_a_log_without_them_says_so(
+    log_dir, card, tmp_path
+) -> None:
+    datasets.build_dataset(log_dir, tmp_path / "set", datasets.demo())
+    of_set = read_card(trained(tmp_path / "set", tmp_path / "b", "--set", "evaluation_rows=300"))
+    assert of_set["fairness"] == card["fairness"]
+    assert of_set["data"]["kind"] == "data set"
+    for name in ("sha256", "periods", "log"):
+        assert of_set["data"][name] == card["data"][name]
+    ageless = tmp_path / "ageless"
+    shutil.copytree(log_dir, ageless)
+    shutil.rmtree(ageless / logs.DEMOGRAPHICS)
+    out = trained(ageless, tmp_path / "c", "--set", "evaluation_rows=300")
+    assert read_card(out)["fairness"]["missing"] == ["age band"]
+    assert "Slices by age band: not available" in (out / "MODEL_CARD.md").read_text()
+    one, other = (checkpoints.load(folder) for folder in (tmp_path / "b", out))
+    assert one.metrics["test"] == other.metrics["test"], "age decides nothing"
+
+
+def test_sums_by_user_add_up_to_the_losses(directory, card) -> None:
+    sums = read_sums(directory)
+    assert sums is not None
+    means = ("pctr_log_loss", "pcvr_log_loss", "pctr_next_item_log_loss", "pctr_recall_at_5")
+    for name in means:
+        mean = sums[f"{name}_sum"].sum() / sums[f"{name}_rows"].sum()
+        assert mean == pytest.approx(card["metrics"]["test"][name]["value"])
+        assert len(np.unique(sums[f"{name}_user"])) == card["metrics"]["test"][name]["users"]
+
+
+def test_a_card_of_another_checkpoint_is_refused(directory, tmp_path) -> None:
+    other = tmp_path / "other"
+    shutil.copytree(directory, other)
+    data = json.loads((other / "checkpoint.json").read_text())
+    (other / "checkpoint.json").write_text(json.dumps(data | {"metrics": {}}))
+    with pytest.raises(ConfigurationError, match="is the card of checkpoint"):
+        read_card(other)
+    (other / "card.json").write_text("{")
+    with pytest.raises(ConfigurationError, match="not JSON"):
+        read_card(other)
+    (other / "card.json").unlink()
+    with pytest.raises(ConfigurationError, match=r"no card\.json"):
+        read_card(other)
+
+
+def test_the_text_is_made_of_the_json_alone(card) -> None:
+    assert card_text(json.loads(json.dumps(card))) == card_text(card)
+    text = card_text(card)
+    assert "simulated bank" in text
+    assert date_of(card["data"]["periods"]["test"]["last_ms"]) in text
+    bare = card | {"data": card["data"] | {"log": {}}}
+    assert "simulated bank" not in card_text(bare)
+
+
+def test_empty_periods_and_hand_made_data_have_a_card(tmp_path) -> None:
+    from fintrec.models.config import tiny_cpu
+    from fintrec.training import train as run
+
+    data = training_set(12)
+    recipe = tiny_cpu().with_settings({"d_model": "16", "num_layers": "1", "epochs": "1"})
+    found = run(data, recipe)
+    checkpoints.save(found, tmp_path)
+    nothing = data.test.taken(np.zeros(0, np.int64))
+    card = model_card.write(tmp_path, found, replace(data, test=nothing))
+    assert card["metrics"]["test"] == {}
+    assert card["judged"]["test"]["pages"] == 0
+    assert card["fairness"]["slices"] == {}
+    assert "pCVR is not judged" in (tmp_path / "MODEL_CARD.md").read_text()
+    assert read_card(tmp_path) == json.loads(json.dumps(card))
+
+
+def test_the_constant_rate_has_the_log_loss_of_its_labels() -> None:
+    label = np.arange(50) < 7
+    assert constant_log_loss(7, 50) == pytest.approx(log_loss(np.full(50, 0.14), label))
+    assert constant_log_loss(0, 50) is None
