@@ -102,26 +102,11 @@ ABLATIONS: Final = (
         "clicks_learned_time", "learned time vector", "model", "pctr", {"time_encoding": "learned"}
     ),
     Row("clicks_no_time", "no time", "model", "pctr", {"time_encoding": "none"}),
-    Row(
-        "clicks_shared",
-        "trunk shared with pCVR",
-        "model",
-        "pctr",
-        {"shared_trunk": True},
-        ("joint",),
-    ),
     Row("fintrec", "mean pooling, F_d added, sine product", "model"),
     Row("last_pooling", "last two pooled", "model", changes={"pooling": "last_two"}),
     Row("concat", "F_d concatenated and projected", "model", changes={"dynamic_fusion": "concat"}),
     Row("learned_time", "learned time vector", "model", changes={"time_encoding": "learned"}),
     Row("without_time", "no time", "model", changes={"time_encoding": "none"}),
-    Row(
-        "shared",
-        "trunk shared with pCTR",
-        "model",
-        changes={"shared_trunk": True},
-        tasks=("joint",),
-    ),
 )
 
 TABLES: Final[Mapping[str, tuple[Row, ...]]] = {"table3": TABLE3, "ablations": ABLATIONS}

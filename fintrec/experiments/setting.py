@@ -82,9 +82,11 @@ def table3() -> Setting:
         name="table3",
         size="small",
         dataset=_WEEKS,
-        train_pages=100_000,
-        judged_pages=8_192,
-        held_out_pages=8_192,
+        train_pages=32_000,
+        judged_pages=4_096,
+        held_out_pages=4_096,
+        forest=ForestConfig(num_trees=40, num_examples=200_000),
+        boosting=BoostingConfig(num_trees=200, learning_rate=0.1, num_examples=200_000),
     )
 
 

@@ -207,10 +207,10 @@ def table3() -> Recipe:
         name="table3",
         model=ModelConfig(),
         training=TrainingConfig(
-            learning_rate=3e-3,
+            learning_rate=2e-3,
             weight_decay=0.01,
-            batch_size=64,
-            epochs=2,
+            batch_size=16,
+            epochs=1,
             validation_rows=2048,
             evaluation_rows=2048,
         ),

@@ -15,7 +15,6 @@ from fintrec.baselines.boosting import BoostingConfig, boosting
 from fintrec.baselines.design import Design, pages_of
 from fintrec.baselines.examples import Examples
 from fintrec.baselines.forest import ForestConfig, forest
-from fintrec.calibration import sigmoid
 from fintrec.dataset import files
 from fintrec.datasets import (
     DatasetConfig,
@@ -24,6 +23,7 @@ from fintrec.datasets import (
     label_known,
     load_training_set,
 )
+from fintrec.logistic import sigmoid
 from fintrec.metrics import log_loss
 from tests.fintrec import tiny
 
