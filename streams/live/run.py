@@ -1,6 +1,8 @@
 """The loop of a live run: what is due goes out, slates that have come go in, until all is done."""
 
-from collections.abc import Callable
+import signal
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Any, Final, Protocol
 
 from features.clock import Clock
@@ -25,19 +27,30 @@ class Exchange(Protocol):
 
 def run(player: Player, exchange: Exchange, clock: Clock, heard: Callable[[], None]) -> bool:
     """Play to the end; `heard` is called at every turn. False where Ctrl-C ended it before."""
-    try:
-        while not player.is_done:
+    with _ctrl_c() as is_asked:
+        while not player.is_done and not is_asked():
             _send(exchange, player.due(clock.now_ms()))
             heard()
             for slate in exchange.hear(_wait_ms(player, clock.now_ms())):
                 _send(exchange, player.answer(slate, clock.now_ms()))
-    except KeyboardInterrupt:
+    is_whole = player.is_done
+    if is_whole:
+        player.finish()
+    else:
         player.stop()
-        exchange.settle()
-        return False
-    player.finish()
     exchange.settle()
-    return True
+    return is_whole
+
+
+@contextmanager
+def _ctrl_c() -> Iterator[Callable[[], bool]]:
+    """Whether Ctrl-C was pressed, instead of an exception: a record that is counted is also sent."""
+    asked: list[int] = []
+    before = signal.signal(signal.SIGINT, lambda number, _: asked.append(number))
+    try:
+        yield lambda: bool(asked)
+    finally:
+        signal.signal(signal.SIGINT, before)
 
 
 def _send(exchange: Exchange, records: list[Outgoing]) -> None:

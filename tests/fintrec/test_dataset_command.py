@@ -14,6 +14,7 @@ from fintrec.commands.dataset import dataset
 from fintrec.commands.train import train
 from fintrec.dataset.files import TABLES, DatasetError, read_manifest, shard_path
 from fintrec.datasets import load_training_set
+from fintrec.training import NoExamples
 
 
 def ran(command, *arguments, code=0):
@@ -118,8 +119,11 @@ def test_training_takes_a_data_set_or_its_log_and_says_which(built, bank_log, tm
     assert metrics["test"]["pages"] == 64
     refused = ran(train, out, "--split", "demo", *small, code=2)
     assert "whose periods are those it was built with" in refused.output
-    log = ran(train, bank_log, "--split", "paper", *small, "--out", tmp_path / "log", code=0)
+    # A few weeks of log complete none of the paper's windows of up to 60 days.
+    log = ran(train, bank_log, "--split", "paper", *small, "--out", tmp_path / "log", code=1)
     assert f"{bank_log} is a log; split paper" in log.stderr
+    assert isinstance(log.exception, NoExamples)
+    assert not (tmp_path / "log").exists()
 
 
 def import_log(source: Path, log_dir: Path) -> dict[str, object]:

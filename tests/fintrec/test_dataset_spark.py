@@ -58,7 +58,7 @@ def test_both_engines_write_the_same_bytes_and_spark_leaves_nothing_behind(bank_
     for name, log_dir in (("all", bank_log), ("few", tmp_path / "few")):
         build_dataset(log_dir, tmp_path / f"{name}-local", CONFIG)
         found = contents(tmp_path / f"{name}-spark")
-        assert len(found) == 3 + 4 * 5
+        assert len(found) == 4 + 4 * 5
         assert found == contents(tmp_path / f"{name}-local")
     _, alive = psutil.wait_procs(set(psutil.Process().children(recursive=True)) - before, 10)
     assert alive == []

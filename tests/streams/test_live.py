@@ -3,6 +3,7 @@
 import hashlib
 import math
 import shutil
+import signal
 from collections import Counter, defaultdict
 
 import numpy as np
@@ -322,7 +323,7 @@ def test_ctrl_c_ends_the_run_with_everything_counted(log_dir):
 
     def heard():
         if next(turns) == 400:
-            raise KeyboardInterrupt
+            signal.raise_signal(signal.SIGINT)
 
     future, player, exchange, is_whole = play(log_dir, heard=heard, latency_ms=300)
     counts = player.counts
