@@ -5,9 +5,19 @@ from dataclasses import dataclass, field
 from typing import Any, Final, Literal
 
 Kind = Literal[
-    "rates", "forest", "boosting", "neighbours", "model", "floor", "beside", "same", "waits"
+    "rates",
+    "forest",
+    "boosting",
+    "neighbours",
+    "model",
+    "floor",
+    "beside",
+    "calibrated",
+    "same",
+    "waits",
 ]
 Task = Literal["pcvr", "pctr"]
+Period = Literal["validation", "test"]
 
 WAITS: Final = "waits for the foundation model"
 
@@ -17,8 +27,9 @@ class Row:
     """One line of a table.
 
     `changes` are fields of the recipe's model or training, `tasks` are what is trained, `task` is
-    what is judged. Three kinds have no cells of their own: `beside` is predicted by the cells of
-    row `of`, `same` is that row by another name, `waits` needs the foundation model.
+    what is judged. Four kinds have no cells of their own: `beside` is predicted by the cells of row
+    `of`, `calibrated` is that row with the forest's maps, `same` is that row by another name,
+    `waits` needs the foundation model.
     """
 
     name: str
@@ -34,7 +45,7 @@ class Row:
     @property
     def is_run(self) -> bool:
         """Whether the row has cells of its own."""
-        return self.kind not in ("beside", "same", "waits")
+        return self.kind not in ("beside", "calibrated", "same", "waits")
 
     @property
     def has_seeds(self) -> bool:
@@ -55,12 +66,25 @@ class Cell:
         return f"{self.row.name}-{self.seed}" if self.row.has_seeds else self.row.name
 
 
+def calibrated(name: str) -> str:
+    """Name of the predictions beside a pCVR cell's own, with each item's map of validation."""
+    row, _, seed = name.rpartition("-")
+    return f"{row}_calibrated-{seed}"
+
+
 TABLE3: Final = (
     Row("base_rates", "each item's base rate", "rates"),
     Row("forest", "RF + feature set", "forest", paper=0.0984),
     Row("forest_fm", "RF + feature set + FM", "waits", paper=0.0938),
     Row("boosting", "gradient boosting + feature set", "boosting"),
     Row("fintrec", "FinTRec", "model", paper=0.0439),
+    Row(
+        "fintrec_calibrated",
+        "FinTRec, calibrated like the forest",
+        "calibrated",
+        of="fintrec",
+        note="each item's map of validation pages; not in the paper",
+    ),
     Row(
         "without_time",
         "FinTRec without time",
