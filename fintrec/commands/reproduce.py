@@ -98,8 +98,8 @@ def _reproduce(
     import dataclasses
 
     from fintrec.experiments import plots
-    from fintrec.experiments import trials as tried
     from fintrec.experiments import table as tables
+    from fintrec.experiments import trials as tried
     from fintrec.experiments.run import plan, run
     from fintrec.experiments.setting import SETTING, SETTINGS
     from fintrec.result_files import write_json, write_section
