@@ -11,7 +11,7 @@ from typing import Any, Final, Literal
 from features.history import WINDOW
 
 TimestampMask = Literal["before", "upto"]
-Pooling = Literal["mean", "last_two"]
+Pooling = Literal["mean", "last_two", "weighted"]
 DynamicFusion = Literal["add", "concat"]
 TimeEncoding = Literal["product", "learned", "none"]
 Elapsed = Literal["log", "half_lives"]
@@ -20,7 +20,7 @@ Schedule = Literal["constant", "cosine"]
 
 _CHOICES: Final[Mapping[str, tuple[str, ...]]] = {
     "timestamp_mask": ("before", "upto"),
-    "pooling": ("mean", "last_two"),
+    "pooling": ("mean", "last_two", "weighted"),
     "dynamic_fusion": ("add", "concat"),
     "time_encoding": ("product", "learned", "none"),
     "elapsed": ("log", "half_lives"),
@@ -34,7 +34,8 @@ class ModelConfig:
     """Architecture of both models of one version; they share widths, and weights if asked.
 
     `timestamp_mask`: a pCTR query sees keys `before` its timestamp and itself, or all `upto` it
-    (equal timestamps in window order). `pooling` belongs to pCVR. `time_encoding`: p_t * e_t as
+    (equal timestamps in window order). `pooling` belongs to pCVR: the mean of the sequence, of the
+    last two, or a mean in which each head weighs the interactions (`weighted`). `time_encoding`: p_t * e_t as
     printed (`product`), p_t plus a learned vector of the time (`learned`), or p_t alone (`none`).
     `elapsed`: elapsed times enter on a log scale (`log`), or also by how much is left of them at
     some half-lives (`half_lives`): the log tells a day from a month by a tenth of its range.

@@ -10,9 +10,10 @@ import torch
 from features.encoding import BUCKETS
 from features.history import EMPTY, merged
 from features.spec import NUM_STATIC
+from features.vocabulary import fingerprint
 from fintrec.models.config import paper, tiny_cpu
 from fintrec.models.served import Encode, Head
-from tests.fintrec.tiny import history, history_inputs, models, request_inputs
+from tests.fintrec.tiny import ITEMS, history, history_inputs, models, request_inputs
 
 
 @pytest.mark.parametrize("mask", ["before", "upto"])
@@ -43,7 +44,7 @@ def test_tokens_of_one_page_do_not_see_each_other() -> None:
     assert not torch.equal(pcvr.encode(*one), pcvr.encode(*two))
 
 
-@pytest.mark.parametrize("pooling", ["mean", "last_two"])
+@pytest.mark.parametrize("pooling", ["mean", "last_two", "weighted"])
 @pytest.mark.parametrize("length", [0, 1, 2, 5, 16])
 def test_padding_bucket_does_not_show_in_the_state(length: int, pooling: str) -> None:
     rows = history(np.random.default_rng(length), length) if length else EMPTY
@@ -207,12 +208,50 @@ def test_window_cuts_the_context() -> None:
 
 @pytest.mark.parametrize(
     "changes",
-    [{"dynamic_fusion": "concat"}, {"time_encoding": "none"}, {"time_encoding": "learned"}],
+    [
+        {"dynamic_fusion": "concat"},
+        {"time_encoding": "none"},
+        {"time_encoding": "learned"},
+        {"pooling": "weighted"},
+    ],
 )
 def test_alternatives_run(changes: dict[str, object]) -> None:
     pctr, pcvr = models(**changes)
     inputs = history_inputs([history(np.random.default_rng(0), 6)])
     assert torch.isfinite(Encode(pctr, pcvr)(*inputs)).all()
+
+
+def test_a_weighted_pool_starts_as_the_mean_and_counts_what_it_weighs() -> None:
+    mean, weighted = models()[1], models(pooling="weighted")[1]
+    weighted.load_state_dict(mean.state_dict(), strict=False)
+    rng = np.random.default_rng(3)
+    inputs = history_inputs([history(rng, 9), history(rng, 4)], 16)
+    with torch.inference_mode():
+        assert torch.equal(weighted.encode(*inputs), mean.encode(*inputs))
+    pool = weighted.encoder.pool
+    pool.score.weight.data[0, 0] = 9.0  # the first head's dimensions, where the first is large
+    hidden = torch.zeros(1, 4, 16)
+    hidden[0, :2, 0] = 0.1
+    valid = torch.tensor([1.0, 1.0, 1.0, 0.0])[None, :, None]
+    found = pool(hidden, valid)[0, 0].item()
+    assert found == pytest.approx(2 * 0.1 * np.exp(0.9) / 3)  # two count twice as much as one
+
+
+def test_compared_items_start_as_the_history_s_and_from_the_base_rates() -> None:
+    pctr, pcvr = models(item_vectors="compared")
+    plain = models()
+    context, request = request_inputs(np.random.default_rng(0), 3)
+    for model, other in zip((pctr, pcvr), plain, strict=True):
+        vectors = model.item_head.compared.vectors.weight
+        own = model.encoder.embedding.item
+        prints = torch.tensor([fingerprint("item", name) for name in ITEMS])
+        assert torch.equal(vectors, own(prints))  # before anything is loaded over them
+        assert vectors.data_ptr() != own.table.weight.data_ptr()  # served apart
+        state = torch.randn(3, 16)
+        model.load_state_dict(other.state_dict(), strict=False)
+        with torch.inference_mode():
+            changed = model.head(state, context, request) - other.head(state, context, request)
+            torch.testing.assert_close(changed, 0.01 * state @ vectors.T, atol=1e-5, rtol=1e-4)
 
 
 def test_time_switch_removes_the_calendar() -> None:
