@@ -45,7 +45,7 @@ class Compared(nn.Module):
         self.vectors = nn.Linear(width, len(items), bias=False)
         prints = torch.tensor([fingerprint("item", name) for name in items])
         with torch.no_grad():
-            self.view.weight.copy_(torch.eye(width) * 0.01)
+            self.view.weight.copy_(torch.eye(width) * 0.1)
             self.vectors.weight.copy_(history_items.table.weight[history_items.rows(prints)])
 
     def forward(self, logits_BK: Tensor, state_BD: Tensor) -> Tensor:

@@ -47,6 +47,34 @@ class WeightedPool(nn.Module):
         return (hidden_BPD * weight_BPD).sum(1) / valid_BP1.sum(1).clamp(min=1.0)
 
 
+class NoMemory(nn.Module):
+    """The pooled state as it is."""
+
+    def forward(self, state_BD: Tensor, hidden_BPD: Tensor, item_BPD: Tensor) -> Tensor:
+        """(B, D)."""
+        return state_BD
+
+
+class ItemMemory(nn.Module):
+    """The pooled state plus the items of the history themselves, each as much as its hidden state
+    says: the head can compare a scored item with what was clicked or reached (`Compared`).
+
+    It starts with nothing, and a weight may be negative.
+    """
+
+    def __init__(self, d_model: int, num_heads: int) -> None:
+        super().__init__()
+        self.each = d_model // num_heads
+        self.weight = nn.Linear(d_model, num_heads)
+        nn.init.zeros_(self.weight.weight)
+        nn.init.zeros_(self.weight.bias)
+
+    def forward(self, state_BD: Tensor, hidden_BPD: Tensor, item_BPD: Tensor) -> Tensor:
+        """(B, D); a row of padding has no item."""
+        weight_BPD = self.weight(hidden_BPD).repeat_interleave(self.each, dim=2)
+        return state_BD + (weight_BPD * item_BPD).sum(1)
+
+
 class ConversionEncoder(nn.Module):
     """History arrays to one pooled hidden state; zeros for a user without history."""
 
@@ -59,6 +87,10 @@ class ConversionEncoder(nn.Module):
             WeightedPool(config.d_model, config.num_heads)
             if config.pooling == "weighted"
             else MeanPool()
+        )
+        self.has_memory = config.item_vectors == "compared"
+        self.memory = (
+            ItemMemory(config.d_model, config.num_heads) if self.has_memory else NoMemory()
         )
         self.embedding = HistoryEmbedding(
             vocabulary,
@@ -88,7 +120,11 @@ class ConversionEncoder(nn.Module):
         num_pooled = min(2, size) if self.pool_last_two else size
         hidden_BPD = self.blocks(x_BTD, visible_all(times_BT), num_pooled)
         valid_BP1 = (times_BT[:, size - num_pooled :, None] > 0).to(torch.float32)
-        return self.pool(hidden_BPD, valid_BP1)
+        state_BD = self.pool(hidden_BPD, valid_BP1)
+        if not self.has_memory:
+            return state_BD
+        item_BPD = self.embedding.item(tokens_BTC[:, size - num_pooled :, 0].to(torch.int64))
+        return self.memory(state_BD, hidden_BPD, item_BPD * valid_BP1)
 
     def forward(self, tokens_BTC: Tensor, times_BT: Tensor, dynamic_BTF: Tensor) -> Tensor:
         """Pooled state as it is stored, (B, D) float16."""
