@@ -80,6 +80,8 @@ def predicted(
         return {cell.name: _rates(data, pages, cell)}, {}
     if kind in ("forest", "boosting"):
         return _trees(out, setting, data, pages, cell, period)
+    if kind == "neighbours":
+        return _neighbours(setting, data, pages, cell, period)
     if kind == "model":
         return _model(setting, data, pages, cell, period)
     raise ValueError(f"{cell.row.name}: a row of kind {kind!r} has no cells")
@@ -125,6 +127,16 @@ def _trees(
         "num_columns": len(design.names(train)),
     }
     return {cell.name: model.predict(judged)}, notes
+
+
+def _neighbours(
+    setting: Setting, data: TrainingSet, pages: Judged, cell: Cell, period: Period
+) -> Found:
+    from fintrec.baselines import neighbours
+
+    model = neighbours.fit(data, bank_data.held_out(data, setting))
+    notes = {"settings": model.config.to_dict(), "num_events": len(model.events_V)}
+    return {cell.name: model.predict(data, getattr(data, period), pages.pages)}, notes
 
 
 def _model(setting: Setting, data: TrainingSet, pages: Judged, cell: Cell, period: Period) -> Found:

@@ -74,6 +74,7 @@ def calibrated(name: str) -> str:
 
 TABLE3: Final = (
     Row("base_rates", "each item's base rate", "rates"),
+    Row("neighbours", "recency-weighted item-kNN", "neighbours"),
     Row("forest", "RF + feature set", "forest", paper=0.0984),
     Row("forest_fm", "RF + feature set + FM", "waits", paper=0.0938),
     Row("boosting", "gradient boosting + feature set", "boosting"),

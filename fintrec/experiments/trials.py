@@ -27,6 +27,7 @@ from fintrec.result_files import markdown_table
 JUDGED_PAGES: Final = 8_192
 _ROWS: Final = {
     "rates": Row("rates", "base rates", "rates"),
+    "neighbours": Row("neighbours", "recency-weighted item-kNN", "neighbours"),
     "forest": Row("forest", "forest", "forest"),
     "boosting": Row("boosting", "boosting", "boosting"),
     "model": Row("model", "FinTRec", "model"),
@@ -105,7 +106,7 @@ def markdown(trials: Iterable[Mapping[str, Any]]) -> str:
     parts = []
     found = list(trials)
     for title, kinds in (
-        ("conversions", ("rates", "forest", "boosting", "model")),
+        ("conversions", ("rates", "neighbours", "forest", "boosting", "model")),
         ("clicks", ("clicks_rates", "clicks")),
     ):
         rows = [trial for trial in found if trial["kind"] in kinds]
