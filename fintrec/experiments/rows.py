@@ -127,11 +127,14 @@ ABLATIONS: Final = (
         "clicks_learned_time", "learned time vector", "model", "pctr", {"time_encoding": "learned"}
     ),
     Row("clicks_no_time", "no time", "model", "pctr", {"time_encoding": "none"}),
-    Row("fintrec", "mean pooling, F_d added, sine product", "model"),
+    Row("fintrec", "weighted pooling, F_d added, sine product, half-lives, items compared", "model"),
+    Row("mean_pooling", "mean pooled", "model", changes={"pooling": "mean"}),
     Row("last_pooling", "last two pooled", "model", changes={"pooling": "last_two"}),
     Row("concat", "F_d concatenated and projected", "model", changes={"dynamic_fusion": "concat"}),
     Row("learned_time", "learned time vector", "model", changes={"time_encoding": "learned"}),
     Row("without_time", "no time", "model", changes={"time_encoding": "none"}),
+    Row("log_elapsed", "elapsed times on a log scale alone", "model", changes={"elapsed": "log"}),
+    Row("free_items", "items not compared", "model", changes={"item_vectors": "free"}),
 )
 
 TABLES: Final[Mapping[str, tuple[Row, ...]]] = {"table3": TABLE3, "ablations": ABLATIONS}

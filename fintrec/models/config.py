@@ -216,13 +216,21 @@ def table3() -> Recipe:
     """Table 3 on the simulated bank, on two cores: docs/experiments.md says how it was chosen."""
     return Recipe(
         name="table3",
-        model=ModelConfig(),
+        model=ModelConfig(
+            num_layers=1,
+            num_heads=2,
+            dropout=0.0,
+            pooling="weighted",
+            elapsed="half_lives",
+            item_vectors="compared",
+            use_fm=False,
+        ),
         training=TrainingConfig(
             learning_rate=2e-3,
             weight_decay=0.01,
             batch_size=16,
             epochs=1,
-            validation_rows=2048,
+            validation_rows=256,
             evaluation_rows=2048,
         ),
     )
