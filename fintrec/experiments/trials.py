@@ -22,6 +22,7 @@ from fintrec.experiments import bank_data, judge
 from fintrec.experiments.cell import predicted
 from fintrec.experiments.rows import Cell, Row
 from fintrec.experiments.setting import Setting, table3
+from fintrec.models.config import Recipe
 from fintrec.result_files import markdown_table
 
 JUDGED_PAGES: Final = 8_192
@@ -34,6 +35,7 @@ _ROWS: Final = {
     "clicks_rates": Row("clicks_rates", "base rates", "rates", "pctr"),
     "clicks": Row("clicks", "FinTRec", "model", "pctr"),
 }
+_UNTOLD: Final = ("seed", "validation_rows", "evaluation_rows")
 _SHOWN: Final = {
     "log loss": "log_loss_all",
     "marketing items": "log_loss_marketing",
@@ -121,14 +123,37 @@ def _table(trials: list[Mapping[str, Any]]) -> list[str]:
     names = ["what", "changed", "seed", "pages trained", "CPU s", *shown]
     if not is_click:
         names.append("log loss, calibrated")
-    return markdown_table(names, (_line(trial, shown, not is_click) for trial in trials))
+    first = next((trial for trial in trials if trial["train_pages"] is not None), None)
+    return markdown_table(names, (_line(one, first, shown, not is_click) for one in trials))
 
 
-def _line(trial: Mapping[str, Any], shown: Mapping[str, str], has_maps: bool) -> list[str]:
+def _changed(trial: Mapping[str, Any], first: Mapping[str, Any] | None) -> str:
+    """In which settings a trial differs from the file's first of a model."""
+    if first is None or trial["train_pages"] is None:
+        changes = trial["changes"]
+    else:
+        mine, base = _flat(trial), _flat(first)
+        changes = {name: value for name, value in mine.items() if base[name] != value}
+    words = ", ".join(f"{name} {value}" for name, value in changes.items()) or "-"
+    return words + (f" ({trial['note']})" if trial.get("note") else "")
+
+
+def _flat(trial: Mapping[str, Any]) -> dict[str, Any]:
+    recipe = Recipe.from_dict(trial["settings"]).to_dict()
+    both = {**recipe["model"], **recipe["training"]}
+    return {name: value for name, value in both.items() if name not in _UNTOLD}
+
+
+def _line(
+    trial: Mapping[str, Any],
+    first: Mapping[str, Any] | None,
+    shown: Mapping[str, str],
+    has_maps: bool,
+) -> list[str]:
     own, maps = trial["metrics"]["own"], trial["metrics"].get("calibrated")
     line = [
         _ROWS[trial["kind"]].label,
-        ", ".join(f"{name} {value}" for name, value in trial["changes"].items()) or "-",
+        _changed(trial, first),
         str(trial["seed"]),
         "" if trial["train_pages"] is None else f"{trial['train_pages']:,}",
         f"{trial['cpu_seconds']:.0f}",

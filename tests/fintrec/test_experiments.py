@@ -140,15 +140,16 @@ def test_a_trial_is_judged_on_validation_pages_that_calibrate_nothing(done, tmp_
     assert np.array_equal(pages.time_ms, data.validation.time_ms[pages.pages])
     path = tmp_path / "trials.jsonl"
     hidden = replace(data, test=data.test.taken(np.zeros(0, np.int64)))  # no test page is read
-    for kind, changes in (("rates", {}), ("model", {"d_head": "8"}), ("clicks", {"epochs": "2"})):
+    tried = (("rates", {}), ("model", {}), ("model", {"d_head": "8"}), ("clicks", {"epochs": "2"}))
+    for kind, changes in tried:
         trial = trials.run(out, kind, changes, 1, None, setting, 30, hidden)
         trials.append(path, trial)
     found = trials.read(path)
-    assert [trial["kind"] for trial in found] == ["rates", "model", "clicks"]
-    assert found[1]["settings"]["model"]["d_head"] == 8
-    assert found[2]["training"]["pctr"]["epochs"] == 2
+    assert [trial["kind"] for trial in found] == [kind for kind, _ in tried]
+    assert found[2]["settings"]["model"]["d_head"] == 8
+    assert found[3]["training"]["pctr"]["epochs"] == 2
     text = trials.markdown(found)
-    assert f"| FinTRec | d_head 8 | 1 | 100 | {found[1]['cpu_seconds']:.0f} |" in text
+    assert f"| FinTRec | d_head 8 | 1 | 100 | {found[2]['cpu_seconds']:.0f} |" in text
     assert f"{found[1]['metrics']['calibrated']['log_loss_all']:.5f} |" in text
     assert f"{found[0]['metrics']['own']['log_loss_all']:.5f}" in text
 
