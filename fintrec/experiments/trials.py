@@ -12,7 +12,7 @@ import argparse
 import json
 import time
 from collections.abc import Iterable, Mapping
-from dataclasses import replace
+from dataclasses import asdict, replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Final
@@ -22,7 +22,7 @@ from fintrec.experiments import bank_data, judge
 from fintrec.experiments.cell import predicted
 from fintrec.experiments.rows import Cell, Row
 from fintrec.experiments.setting import Setting, table3
-from fintrec.models.config import Recipe
+from fintrec.models.config import ModelConfig, TrainingConfig
 from fintrec.result_files import markdown_table
 
 JUDGED_PAGES: Final = 8_192
@@ -139,8 +139,9 @@ def _changed(trial: Mapping[str, Any], first: Mapping[str, Any] | None) -> str:
 
 
 def _flat(trial: Mapping[str, Any]) -> dict[str, Any]:
-    recipe = Recipe.from_dict(trial["settings"]).to_dict()
-    both = {**recipe["model"], **recipe["training"]}
+    settings = trial["settings"]  # of its day: a field may be newer, a choice may be gone
+    both = {**asdict(ModelConfig()), **settings["model"]}
+    both |= {**asdict(TrainingConfig()), **settings["training"]}
     return {name: value for name, value in both.items() if name not in _UNTOLD}
 
 

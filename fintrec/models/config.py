@@ -11,7 +11,7 @@ from typing import Any, Final, Literal
 from features.history import WINDOW
 
 TimestampMask = Literal["before", "upto"]
-Pooling = Literal["mean", "last_two", "weighted"]
+Pooling = Literal["mean", "last_two"]
 DynamicFusion = Literal["add", "concat"]
 TimeEncoding = Literal["product", "learned", "none"]
 Elapsed = Literal["log", "half_lives"]
@@ -20,7 +20,7 @@ Schedule = Literal["constant", "cosine"]
 
 _CHOICES: Final[Mapping[str, tuple[str, ...]]] = {
     "timestamp_mask": ("before", "upto"),
-    "pooling": ("mean", "last_two", "weighted"),
+    "pooling": ("mean", "last_two"),
     "dynamic_fusion": ("add", "concat"),
     "time_encoding": ("product", "learned", "none"),
     "elapsed": ("log", "half_lives"),
@@ -34,13 +34,13 @@ class ModelConfig:
     """Architecture of both models of one version; they share widths, and weights if asked.
 
     `timestamp_mask`: a pCTR query sees keys `before` its timestamp and itself, or all `upto` it
-    (equal timestamps in window order). `pooling` belongs to pCVR: the mean of the sequence, of the
-    last two, or a mean in which each head weighs the interactions (`weighted`). `time_encoding`: p_t * e_t as
+    (equal timestamps in window order). `pooling` belongs to pCVR. `time_encoding`: p_t * e_t as
     printed (`product`), p_t plus a learned vector of the time (`learned`), or p_t alone (`none`).
     `elapsed`: elapsed times enter on a log scale (`log`), or also by how much is left of them at
     some half-lives (`half_lives`): the log tells a day from a month by a tenth of its range.
     `item_vectors`: an item's logit is a row of the output layer (`free`), or also the hidden state
-    compared with the vector that the item starts with in the history (`compared`).
+    compared with the vector that the item starts with in the history, to which pCVR's encoder adds
+    the vectors of the items that were seen (`compared`).
     `use_fm=False` leaves F_fm out of both heads. `window` cuts the context (FinTRec table 3:
     1 / 5 / 50 / 120). `shared_trunk`: both models have one embedding and one set of lower blocks
     (`fintrec/models/trunk.py`).
@@ -218,9 +218,7 @@ def table3() -> Recipe:
         name="table3",
         model=ModelConfig(
             num_layers=1,
-            num_heads=2,
             dropout=0.0,
-            pooling="weighted",
             elapsed="half_lives",
             item_vectors="compared",
             use_fm=False,

@@ -17,36 +17,6 @@ from fintrec.models.embedding import HistoryEmbedding
 from fintrec.models.head import ItemHead
 
 
-class MeanPool(nn.Module):
-    """Mean of the valid positions."""
-
-    def forward(self, hidden_BPD: Tensor, valid_BP1: Tensor) -> Tensor:
-        """(B, D)."""
-        return (hidden_BPD * valid_BP1).sum(1) / valid_BP1.sum(1).clamp(min=1.0)
-
-
-class WeightedPool(nn.Module):
-    """A mean in which an interaction counts exp(a linear score) times, by the parts of the state.
-
-    The weights are not made to sum to one: two clicks count for more than one. It starts as the
-    mean; a weight is held within exp(+-limit).
-    """
-
-    def __init__(self, d_model: int, num_heads: int) -> None:
-        super().__init__()
-        self.limit = 5.0
-        self.each = d_model // num_heads
-        self.score = nn.Linear(d_model, num_heads)
-        nn.init.zeros_(self.score.weight)
-        nn.init.zeros_(self.score.bias)
-
-    def forward(self, hidden_BPD: Tensor, valid_BP1: Tensor) -> Tensor:
-        """(B, D)."""
-        weight_BPH = torch.exp(self.score(hidden_BPD).clamp(-self.limit, self.limit)) * valid_BP1
-        weight_BPD = weight_BPH.repeat_interleave(self.each, dim=2)
-        return (hidden_BPD * weight_BPD).sum(1) / valid_BP1.sum(1).clamp(min=1.0)
-
-
 class NoMemory(nn.Module):
     """The pooled state as it is."""
 
@@ -83,11 +53,6 @@ class ConversionEncoder(nn.Module):
         self.window = config.window
         self.is_cut = config.window < WINDOW
         self.pool_last_two = config.pooling == "last_two"
-        self.pool = (
-            WeightedPool(config.d_model, config.num_heads)
-            if config.pooling == "weighted"
-            else MeanPool()
-        )
         self.has_memory = config.item_vectors == "compared"
         self.memory = (
             ItemMemory(config.d_model, config.num_heads) if self.has_memory else NoMemory()
@@ -120,7 +85,7 @@ class ConversionEncoder(nn.Module):
         num_pooled = min(2, size) if self.pool_last_two else size
         hidden_BPD = self.blocks(x_BTD, visible_all(times_BT), num_pooled)
         valid_BP1 = (times_BT[:, size - num_pooled :, None] > 0).to(torch.float32)
-        state_BD = self.pool(hidden_BPD, valid_BP1)
+        state_BD = (hidden_BPD * valid_BP1).sum(1) / valid_BP1.sum(1).clamp(min=1.0)
         if not self.has_memory:
             return state_BD
         item_BPD = self.embedding.item(tokens_BTC[:, size - num_pooled :, 0].to(torch.int64))

@@ -107,7 +107,7 @@ def test_incomplete_or_foreign_checkpoints_are_refused(saved, tmp_path: Path) ->
         {"time_encoding": "none"},
         {"time_encoding": "learned"},
         {"use_fm": False},
-        {"elapsed": "half_lives", "item_vectors": "compared", "pooling": "weighted"},
+        {"elapsed": "half_lives", "item_vectors": "compared"},
         {"shared_trunk": True, "num_layers": 3},
         {"dynamic_fusion": "concat", "pooling": "last_two", "timestamp_mask": "upto"},
     ],
@@ -121,7 +121,7 @@ def test_every_alternative_is_scripted_exported_and_loaded_again(
     again = checkpoints.load(tmp_path / "checkpoint")
     assert again.recipe == original.recipe
     with_program = (
-        changes.get("pooling") == "last_two" or "time_encoding" in changes
+        "pooling" in changes or "time_encoding" in changes
     )  # slow, and where graphs differ
     export(tmp_path / "checkpoint", tmp_path / "models", program=with_program)
     rng = np.random.default_rng(0)

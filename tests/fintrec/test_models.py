@@ -44,7 +44,7 @@ def test_tokens_of_one_page_do_not_see_each_other() -> None:
     assert not torch.equal(pcvr.encode(*one), pcvr.encode(*two))
 
 
-@pytest.mark.parametrize("pooling", ["mean", "last_two", "weighted"])
+@pytest.mark.parametrize("pooling", ["mean", "last_two"])
 @pytest.mark.parametrize("length", [0, 1, 2, 5, 16])
 def test_padding_bucket_does_not_show_in_the_state(length: int, pooling: str) -> None:
     rows = history(np.random.default_rng(length), length) if length else EMPTY
@@ -212,29 +212,12 @@ def test_window_cuts_the_context() -> None:
         {"dynamic_fusion": "concat"},
         {"time_encoding": "none"},
         {"time_encoding": "learned"},
-        {"pooling": "weighted"},
     ],
 )
 def test_alternatives_run(changes: dict[str, object]) -> None:
     pctr, pcvr = models(**changes)
     inputs = history_inputs([history(np.random.default_rng(0), 6)])
     assert torch.isfinite(Encode(pctr, pcvr)(*inputs)).all()
-
-
-def test_a_weighted_pool_starts_as_the_mean_and_counts_what_it_weighs() -> None:
-    mean, weighted = models()[1], models(pooling="weighted")[1]
-    weighted.load_state_dict(mean.state_dict(), strict=False)
-    rng = np.random.default_rng(3)
-    inputs = history_inputs([history(rng, 9), history(rng, 4)], 16)
-    with torch.inference_mode():
-        assert torch.equal(weighted.encode(*inputs), mean.encode(*inputs))
-    pool = weighted.encoder.pool
-    pool.score.weight.data[0, 0] = 9.0  # the first head's dimensions, where the first is large
-    hidden = torch.zeros(1, 4, 16)
-    hidden[0, :2, 0] = 0.1
-    valid = torch.tensor([1.0, 1.0, 1.0, 0.0])[None, :, None]
-    found = pool(hidden, valid)[0, 0].item()
-    assert found == pytest.approx(2 * 0.1 * np.exp(0.9) / 3)  # two count twice as much as one
 
 
 def test_compared_items_start_as_the_history_s_and_from_the_base_rates() -> None:
