@@ -35,7 +35,7 @@ class Compared(nn.Module):
     """Logits plus <state, item>: so that an item in the history can speak for itself from the start.
 
     The vectors begin as the history's and then go their own way, so head and encoder stay artefacts
-    that share nothing. The comparison begins near zero: the first logits are the base rates.
+    that share nothing. The comparison begins small: the first logits are near the base rates.
     """
 
     def __init__(self, history_items: OpenField, items: Sequence[str]) -> None:

@@ -220,7 +220,7 @@ def test_alternatives_run(changes: dict[str, object]) -> None:
     assert torch.isfinite(Encode(pctr, pcvr)(*inputs)).all()
 
 
-def test_compared_items_start_as_the_history_s_and_from_the_base_rates() -> None:
+def test_compared_items_start_as_the_history_s_and_count_for_little() -> None:
     pctr, pcvr = models(item_vectors="compared")
     plain = models()
     context, request = request_inputs(np.random.default_rng(0), 3)
@@ -234,7 +234,22 @@ def test_compared_items_start_as_the_history_s_and_from_the_base_rates() -> None
         model.load_state_dict(other.state_dict(), strict=False)
         with torch.inference_mode():
             changed = model.head(state, context, request) - other.head(state, context, request)
-            torch.testing.assert_close(changed, 0.01 * state @ vectors.T, atol=1e-5, rtol=1e-4)
+            torch.testing.assert_close(changed, 0.1 * state @ vectors.T, atol=1e-5, rtol=1e-4)
+
+
+def test_an_item_of_the_history_speaks_for_itself_once_it_is_weighted() -> None:
+    _, pcvr = models(item_vectors="compared")
+    rows = history(np.random.default_rng(1), 6)
+    rows["item"] = fingerprint("item", ITEMS[3])
+    context, request = request_inputs(np.random.default_rng(0), 1)
+    with torch.inference_mode():
+        before = pcvr(*history_inputs([rows]), context, request)
+        pcvr.encoder.memory.weight.bias.fill_(1.0)
+        after = pcvr(*history_inputs([rows]), context, request)
+        assert (after - before).argmax().item() == 3
+        states = [pcvr.encode(*history_inputs([rows], bucket)) for bucket in BUCKETS]
+    for state in states[1:]:  # padding holds no item
+        torch.testing.assert_close(state.float(), states[0].float(), atol=4e-3, rtol=0)
 
 
 def test_time_switch_removes_the_calendar() -> None:
