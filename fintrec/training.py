@@ -19,6 +19,7 @@ from fintrec.evaluation import evaluate, impressions, score
 from fintrec.exposure import ExposurePrior, exposure_prior, no_prior
 from fintrec.learning.loop import Progress, Report, TrainingFailed, fit, silent
 from fintrec.learning.preparation import prepare
+from fintrec.learning.run_state import Run
 from fintrec.learning.tasks import NoExamples, click_task, conversion_task, sampled
 from fintrec.models.config import Recipe
 from fintrec.models.pctr import Pctr
@@ -56,11 +57,14 @@ def train_models(
     tasks: Sequence[str] = BOTH,
     minutes: float | None = None,
     report: Report = silent,
+    run: Run | None = None,
 ) -> Trained:
     """Train some of the models of a version on a data set, without a calibration.
 
-    `minutes` bounds the training of each. NoExamples if there is nothing to learn from,
-    TrainingFailed when a loss is no longer a number, ValueError on tasks that do not exist.
+    `minutes` bounds the training of each. With `run` each training leaves its curve there, and goes
+    on from the state that a killed one left. NoExamples if there is nothing to learn from,
+    TrainingFailed when a loss is no longer a number, ConfigurationError for the run directory of
+    another training, ValueError on tasks that do not exist.
     """
     tasks = tuple(tasks)
     if tasks not in TASKS.values():
@@ -78,7 +82,7 @@ def train_models(
             if name == "pctr"
             else conversion_task(pcvr, data, recipe.training)
         )
-        history[name] = fit(task, recipe.training, minutes, report)
+        history[name] = fit(task, recipe.training, minutes, report, run=run)
     return Trained(
         pctr.eval() if "pctr" in tasks else None, pcvr.eval() if "pcvr" in tasks else None, history
     )
@@ -114,12 +118,13 @@ def train(
     minutes: float | None = None,
     report: Report = silent,
     tasks: Sequence[str] = BOTH,
+    run: Run | None = None,
 ) -> Checkpoint:
     """Train models and the calibration on a data set, and measure them.
 
     As `train_models`; the calibration is fitted on validation pages.
     """
-    trained = train_models(data, recipe, tasks, minutes, report)
+    trained = train_models(data, recipe, tasks, minutes, report, run)
     pctr, pcvr, prior = trained.pctr, trained.pcvr, prior_of(data, recipe)
     limit, seed = recipe.training.evaluation_rows, recipe.training.seed
     scored = score(pctr, pcvr, data, data.validation, sampled(data.validation, limit, seed))

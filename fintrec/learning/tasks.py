@@ -82,7 +82,7 @@ def click_task(
             sums += objective(click_batch(data, data.validation, chosen, bucket))
         return _mean(sums)
 
-    return Task("pctr", model, objective, plan, batch, validate)
+    return Task("pctr", model, objective, plan, batch, validate, _click_tokens)
 
 
 def conversion_task(
@@ -128,7 +128,15 @@ def conversion_task(
             sums += objective(conversion_batch(data, data.validation, sample, bucket))
         return _mean(sums)
 
-    return Task("pcvr", model, objective, plan, batch, validate)
+    return Task("pcvr", model, objective, plan, batch, validate, _conversion_tokens)
+
+
+def _click_tokens(batch: ClickBatch) -> int:
+    return int((batch.times_WT > 0).sum())
+
+
+def _conversion_tokens(batch: ConversionBatch) -> int:
+    return int((batch.times_BT > 0).sum())
 
 
 def _mean(sums: torch.Tensor) -> float:
