@@ -13,16 +13,28 @@ from features.spec import registry_fingerprint
 from features.vocabulary import Vocabulary
 from fintrec.checkpoint import code_version
 from fintrec.datasets import TrainingSet
+from fintrec.learning.compute import CPU, Compute
 from fintrec.models.config import Recipe
 
 
-def made_of(data: TrainingSet, recipe: Recipe, minutes: float | None = None) -> dict[str, Any]:
-    """The parts of a training of this recipe on this data, by this code in this process."""
+def made_of(
+    data: TrainingSet,
+    recipe: Recipe,
+    minutes: float | None = None,
+    compute: Compute = CPU,
+    start: str | None = None,
+) -> dict[str, Any]:
+    """The parts of a training of this recipe on this data, by this code on this machine.
+
+    `start` is the hash of the checkpoint whose weights it starts with.
+    """
     settings = recipe.to_dict()
     return {
         **{f"recipe.{name}": value for name, value in settings["model"].items()},
         **{f"recipe.{name}": value for name, value in settings["training"].items()},
         "minutes": minutes,
+        "start": start,
+        **compute.to_dict(),
         "data": data_hash(data),
         "vocabulary": vocabulary_sha256(data.vocabulary)[:12],
         "feature registry": registry_fingerprint()[:12],

@@ -19,7 +19,8 @@ from typing import Any, Final, Generic, TypeVar
 import torch
 from torch import Tensor, nn
 
-from features.errors import FintrecError
+from fintrec.learning.compute import CPU, Compute
+from fintrec.learning.divergence import TrainingFailed, Watch
 from fintrec.learning.journal import Journal
 from fintrec.learning.progress import Progress, Report, silent
 from fintrec.learning.run_state import Run, State
@@ -33,10 +34,6 @@ Plan = TypeVar("Plan")
 Batch = TypeVar("Batch")
 
 
-class TrainingFailed(FintrecError):
-    """A training went astray; the message says which, where, and what is left of it."""
-
-
 @dataclass(frozen=True, slots=True)
 class Task(Generic[Plan, Batch]):
     """What the loop trains.
@@ -44,7 +41,8 @@ class Task(Generic[Plan, Batch]):
     `plan(epoch)` are the epoch's steps in order, `batch` encodes one of them, `tokens` counts the
     interactions in it. `objective` gives the sums and counts of a batch's loss
     (`fintrec/objectives.py`), `validate` the loss that epochs are judged by. `model` holds the
-    weights that are kept.
+    weights that are kept. `base_loss` is what a model gets that knows the base rates alone
+    (`fintrec/learning/base_rates.py`).
     """
 
     name: str
@@ -54,6 +52,7 @@ class Task(Generic[Plan, Batch]):
     batch: Callable[[Plan], Batch]
     validate: Callable[[], float]
     tokens: Callable[[Batch], int] = lambda batch: 0
+    base_loss: float | None = None
 
 
 @dataclass(slots=True)
@@ -80,25 +79,29 @@ def fit(
     report: Report = silent,
     now: Callable[[], float] = time.monotonic,
     run: Run | None = None,
+    compute: Compute = CPU,
 ) -> dict[str, Any]:
     """Train in place, leave the best weights in the model, and return what happened.
 
     With `run` its directory holds curve and state, and a state found there is gone on from: then
     curve and weights are those of a training that was never cut (on a CPU, with the seed set
-    before). TrainingFailed when the loss is no number, ConfigurationError for the run directory of
-    another training.
+    before). TrainingFailed when the training has gone astray (`fintrec/learning/divergence.py`),
+    ConfigurationError for the run directory of another training.
     """
-    training = _Training(task, config, minutes, now)
+    training = _Training(task, config, minutes, now, compute)
     if run is None:
         for progress in training.steps():
             report(progress)
         return training.result()
-    with closing(Journal(run, task.name)) as journal:
+    with closing(Journal(run, task.name, compute.group.is_first)) as journal:
         if journal.found is not None:
             training.restore(journal.found)
-        for progress in training.steps():
-            journal.record(progress, training.state)
-            report(progress)
+        try:
+            for progress in training.steps():
+                journal.record(progress, training.state if training.watch.is_calm else None)
+                report(progress)
+        except TrainingFailed as failed:
+            raise TrainingFailed(f"{failed}; {journal.last_state()}") from failed
     return training.result()
 
 
@@ -111,9 +114,12 @@ class _Training(Generic[Plan, Batch]):
         config: TrainingConfig,
         minutes: float | None,
         now: Callable[[], float],
+        compute: Compute,
     ) -> None:
+        self.watch = Watch(task.base_loss)
         self._task = task
         self._config = config
+        self._compute = compute
         self._budget_seconds = 60 * minutes if minutes else math.inf
         self._now = now
         trained = [weight for weight in task.model.parameters() if weight.requires_grad]
@@ -142,7 +148,9 @@ class _Training(Generic[Plan, Batch]):
             yield self._progress(None)
         self._task.objective.eval()
         validation = self._task.validate()
-        at.seconds = self._now() - self._start
+        if not math.isfinite(validation):
+            self._fail(f"validation loss is {validation}, expected a finite number")
+        at.seconds = self._compute.group.gathered(self._now() - self._start)[0]
         progress = self._progress(validation)
         if validation < at.best_loss or not self._best:
             at.best_loss, at.best_epoch = validation, at.epoch
@@ -153,21 +161,39 @@ class _Training(Generic[Plan, Batch]):
 
     def _step(self, planned: Plan) -> None:
         task, at = self._task, self._at
-        for group in self._optimiser.param_groups:
-            group["lr"] = self._learning_rate()
+        for parameters in self._optimiser.param_groups:
+            parameters["lr"] = self._learning_rate()
         batch = task.batch(planned)
         self._optimiser.zero_grad(set_to_none=True)
-        loss = mean_loss(task.objective(batch))
-        at.loss = float(loss.detach())
-        if not math.isfinite(at.loss):
-            raise TrainingFailed(f"{task.name}: loss is {at.loss}, expected a finite number")
+        with self._compute.autocast():
+            sums_P2 = task.objective(batch)
+        group = self._compute.group
+        totals_P2 = group.total(sums_P2.detach())
+        at.loss = float(mean_loss(totals_P2))
+        self._check(at.loss)
+        loss = mean_loss(sums_P2, totals_P2[:, 1]) * group.size
         loss.backward()  # type: ignore[no-untyped-call]
-        nn.utils.clip_grad_norm_(task.model.parameters(), self._config.gradient_norm)
+        norm = nn.utils.clip_grad_norm_(task.model.parameters(), self._config.gradient_norm)
+        if not math.isfinite(norm):
+            self._fail(f"gradient norm is {float(norm)}, expected a finite number")
         self._optimiser.step()
         at.step += 1
         at.place += 1
-        at.tokens += task.tokens(batch)
-        at.seconds = self._now() - self._start
+        told = group.gathered((task.tokens(batch), self._now() - self._start))
+        at.tokens += sum(tokens for tokens, _ in told)
+        at.seconds = told[0][1]  # one clock for all, since the budget is agreed upon
+
+    def _check(self, loss: float) -> None:
+        trouble = self.watch.trouble_of(loss)
+        if trouble is not None:
+            self._fail(trouble)
+
+    def _fail(self, trouble: str) -> None:
+        at = self._at
+        raise TrainingFailed(
+            f"{self._task.name}: {trouble}; epoch {at.epoch}, step {at.step + 1}, learning rate "
+            f"{self._learning_rate():.3g}: look for such a number in the data, or lower the rate"
+        )
 
     def _learning_rate(self) -> float:
         rate, share = self._config.learning_rate, self._at.share
@@ -198,7 +224,8 @@ class _Training(Generic[Plan, Batch]):
             "model": self._task.model.state_dict(),
             "best": self._best,
             "optimiser": self._optimiser.state_dict(),
-            "random": torch.get_rng_state(),
+            "random": self._compute.random_states(),
+            "watch": asdict(self.watch),
         }
 
     def restore(self, state: State) -> None:
@@ -207,7 +234,8 @@ class _Training(Generic[Plan, Batch]):
         self._task.model.load_state_dict(state["model"])
         self._best = state["best"]
         self._optimiser.load_state_dict(state["optimiser"])
-        torch.set_rng_state(state["random"])
+        self._compute.set_random_states(state["random"])
+        self.watch = Watch(**state["watch"])
         self._start = self._now() - self._at.seconds
 
     def result(self) -> dict[str, Any]:
