@@ -14,9 +14,9 @@ import json
 import subprocess
 import sys
 import tempfile
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import asdict, dataclass
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Any, Final
 
@@ -124,19 +124,12 @@ class Case:
         return Trainer(work, training, torch.device(self.device), PRECISIONS[self.precision])
 
 
-def padding_rows(case: Case, source: Source) -> list[Row]:
-    """Both paddings, training and scoring, on all data."""
-    _, clock = clock_of(torch.device(case.device), case.threads)
-    rows = []
-    for what, works in source.works(RECIPES[case.recipe]()).items():
-        for work in works:
-            step = _trains(case, work) if what == "training" else _scores(case, work)
-            found = padding(
-                work, step, torch.device(case.device), clock, case.batches, case.repeats
-            )
-            rows.append({"what": what, **found})
-            console.print(f"{rows[-1]}")
-    return rows
+def padding_row(case: Case, what: str, work: Work) -> Row:
+    """Both paddings of a work."""
+    device = torch.device(case.device)
+    _, clock = clock_of(device, case.threads)
+    step = _trains(case, work) if what == "training" else _scores(case, work)
+    return {"what": what, **padding(work, step, device, clock, case.batches, case.repeats)}
 
 
 def _trains(case: Case, work: Work) -> Any:
@@ -151,7 +144,7 @@ def _trains(case: Case, work: Work) -> Any:
 
 def _scores(case: Case, work: Work) -> Any:
     device, precision = torch.device(case.device), PRECISIONS[case.precision]
-    model = work.loss.to(device).eval()
+    model = work.module.to(device).eval()
 
     @torch.inference_mode()
     def step(side: str, batch: Any) -> None:
@@ -161,37 +154,39 @@ def _scores(case: Case, work: Work) -> Any:
     return step
 
 
-def product_rows(case: Case, source: Source) -> dict[str, Any]:
-    """Steps and scores of both models beside their bare products, and the peak of this device."""
+def product_rows(case: Case, source: Source, kind: str) -> dict[str, Any]:
+    """Steps or scores of both models beside their bare products, and the peak of this device."""
     device, precision = torch.device(case.device), PRECISIONS[case.precision]
     recipe, num_items = RECIPES[case.recipe](), len(source.bank.items)
     _, clock = clock_of(device, case.threads)
     peak = large_product(device, precision, clock, case.repeats)
     much = (clock, case.steps, case.repeats)
-    steps, scores = [], []
-    for work in training_works(_BANK, source.bank, recipe):
-        steps.append(steps_against_products(work, case.trainer(work), recipe, num_items, *much))
-        console.print(f"{steps[-1]}")
-    for work in scoring_works(_BANK, source.bank, recipe):
-        scores.append(scores_against_products(work, recipe, num_items, device, precision, *much))
-        console.print(f"{scores[-1]}")
-    return {"steps": steps, "scores": scores, "peak_gflop_per_s": peak}
+    if kind == "steps":
+        rows = [
+            steps_against_products(work, case.trainer(work), recipe, num_items, *much)
+            for work in training_works(_BANK, source.bank, recipe)
+        ]
+    else:
+        rows = [
+            scores_against_products(work, recipe, num_items, device, precision, *much)
+            for work in scoring_works(_BANK, source.bank, recipe)
+        ]
+    return {"rows": rows, "peak_gflop_per_s": peak}
 
 
-def profiles(case: Case, source: Source, folder: Path) -> list[dict[str, Any]]:
+def profiles(case: Case, source: Source, folder: Path) -> Row:
     """The operators of a step of both models."""
     recipe = RECIPES[case.recipe]()
     slow = recipe.model.d_model >= _WIDE and case.device == "cpu"
-    return [
-        profiled(
-            work,
-            case.trainer(work),
-            1 if slow else _PROFILED_STEPS,
-            folder,
-            f"{case.name('profile')}-{work.model}",
-        )
-        for work in training_works(_BANK, source.bank, recipe)
-    ]
+    num_steps = 1 if slow else _PROFILED_STEPS
+    return {
+        "models": [
+            profiled(
+                work, case.trainer(work), num_steps, folder, f"{case.name('profile')}-{work.model}"
+            )
+            for work in training_works(_BANK, source.bank, recipe)
+        ]
+    }
 
 
 def run(cases: Iterable[Case], source: Source, folder: ResultFolder, profile: Path | None) -> None:
@@ -200,20 +195,19 @@ def run(cases: Iterable[Case], source: Source, folder: ResultFolder, profile: Pa
         torch.set_num_threads(case.threads)
         where = {"bank": source.bank_size, "device_name": device_name(case.device)}
         settings = {**asdict(case), **where}
-        if number == 0:
-            real = {"real_data": source.real_data is not None}
-            folder.cell(
-                case.name("padding"),
-                settings | real,
-                lambda case=case: {"rows": padding_rows(case, source)},
-            )
-        folder.cell(case.name("products"), settings, lambda case=case: product_rows(case, source))
+
+        def cell(name: str, compute: Callable[[], Row], settings: Row = settings) -> None:
+            found = folder.cell(name, settings, compute)
+            console.print(f"{name}: {found['result']}")
+
+        for what, works in (source.works(RECIPES[case.recipe]()) if not number else {}).items():
+            for work in works:
+                name = f"{case.name('padding')}-{what}-{work.data}-{work.model}".replace(" ", "_")
+                cell(name, partial(padding_row, case, what, work))
+        for kind in ("steps", "scores"):
+            cell(case.name(kind), partial(product_rows, case, source, kind))
         if profile is not None and case.threads == 1:
-            folder.cell(
-                case.name("profile"),
-                settings,
-                lambda case=case: {"models": profiles(case, source, profile)},
-            )
+            cell(case.name("profile"), partial(profiles, case, source, profile))
 
 
 def device_name(device: str) -> str:

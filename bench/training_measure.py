@@ -19,6 +19,7 @@ from fintrec.models.config import Recipe
 
 SIDES: Final = ("padded", "bucketed")
 _FLOPS: Final = 1e11  # of all steps of a repeat on a CPU: a wide model is measured on fewer
+_POSITIONS: Final = 25_000  # padded ones of a repeat on a CPU
 _LARGE: Final = {"cpu": 2048, "cuda": 8192}  # rows of the product that the peak is measured by
 Clock = Callable[[], float]
 Row = dict[str, Any]
@@ -54,13 +55,15 @@ def padding(
 
     `step(side, batch)` does the work on a batch, a training step or the scores.
     """
-    plan = list(work.plan[:num_batches])
+    first = work.present(_made(work, work.plan[0], "padded"))
+    if device.type == "cpu":
+        num_batches = max(1, min(num_batches, _POSITIONS // first.numel()))
+    plan, wide = list(work.plan[:num_batches]), first.shape[1]
     for side in SIDES:  # the first batch of a shape is not counted
         for planned in {len(work.present(_made(work, p, side))[0]): p for p in plan}.values():
             step(side, moved(_made(work, planned, side), device))
     counted = [work.present(_made(work, planned, "bucketed")) for planned in plan]
     real = sum(int(present.sum()) for present in counted)
-    wide = len(work.present(_made(work, plan[0], "padded"))[0])
     lengths = np.concatenate([present.sum(1).numpy() for present in counted])
     seconds: dict[tuple[str, str], list[float]] = defaultdict(list)
     for repeat in range(repeats):
@@ -207,7 +210,7 @@ def scores_against_products(
     repeats: int,
 ) -> Row:
     """Tokens a second of scoring full windows, and its speed beside the bare products."""
-    model = work.loss.to(device).eval()
+    model = work.module.to(device).eval()
     batches = [work.encode(planned, True) for planned in work.plan[:num_steps]]
     found = [
         flops.products(recipe.model, sizes_of(work, recipe, batch, num_items, False))

@@ -1,6 +1,7 @@
 """The training bench's section of `docs/performance.md`, from its result."""
 
 from collections.abc import Iterable, Mapping, Sequence
+from itertools import groupby
 from typing import Any, Final
 
 from bench.report import markdown_table
@@ -19,15 +20,17 @@ def _range(values: Sequence[float], form: str = ",.0f") -> str:
 
 def section(cells: Mapping[str, Row]) -> str:
     """The whole section, of the cells that `bench.training` wrote."""
-    kinds: dict[str, list[Row]] = {"padding": [], "products": [], "profile": []}
+    kinds: dict[str, list[Row]] = {"padding": [], "steps": [], "scores": [], "profile": []}
     for name, cell in cells.items():
         kinds[name.partition("-")[0]].append(cell)
     kinds = {kind: sorted(found, key=_order) for kind, found in kinds.items()}
     parts = [_origin(cells.values())]
-    for cell in kinds["padding"]:
-        parts += _padding(cell)
-    if kinds["products"]:
-        parts += [*_steps(kinds["products"]), *_scores(kinds["products"])]
+    for _, alike in groupby(kinds["padding"], key=_order):
+        parts += _padding(list(alike))
+    if kinds["steps"]:
+        parts += _steps(kinds["steps"])
+    if kinds["scores"]:
+        parts += _scores(kinds["scores"])
     if kinds["profile"]:
         parts += _profiles(kinds["profile"])
     if not any(cell["settings"]["device"] == "cuda" for cell in cells.values()):
@@ -54,20 +57,26 @@ def _origin(cells: Iterable[Row]) -> str:
     cells = list(cells)
     commands = ", ".join(dict.fromkeys(f"`{cell['command']}`" for cell in cells))
     machines = dict.fromkeys(
-        f"{in_words(cell['machine'])}, torch {cell['machine']['versions']['torch']}, "
-        f"{cell['machine']['date'][:10]}, commit {cell['machine']['commit']}"
+        f"{in_words(cell['machine'])}, torch {cell['machine']['versions']['torch']}"
         for cell in cells
+    )
+    when = dict.fromkeys(
+        f"{cell['machine']['date'][:10]}, commit {cell['machine']['commit']}" for cell in cells
     )
     repeats = dict.fromkeys(str(cell["settings"]["repeats"]) for cell in cells)
     return (
-        f"Made by {commands} on {'; '.join(machines)}. Medians (range) of {', '.join(repeats)} "
+        f"Made by {commands} on {'; '.join(machines)} ({'; '.join(when)}). Medians (range) of {', '.join(repeats)} "
         "repeats. Other work ran beside: sides take turns batch by batch and every ratio is of one "
         "repeat. One thread of a CPU is measured in its CPU time, all else in wall time."
     )
 
 
-def _padding(cell: Row) -> list[str]:
-    settings, rows = cell["settings"], cell["result"]["rows"]
+def _padding(cells: Sequence[Row]) -> list[str]:
+    settings = cells[0]["settings"]
+    ranked = sorted(
+        (cell["result"] for cell in cells),
+        key=lambda row: (row["data"], row["what"] == "scoring", row["model"]),
+    )
     names = (
         "data",
         "what",
@@ -97,7 +106,7 @@ def _padding(cell: Row) -> list[str]:
             f"{row['most_ratio']:.2f}",
             "yes" if row["ratio"][0] >= GOAL else "no",
         ]
-        for row in rows
+        for row in ranked
     ]
     return [
         f"### Padded against bucketed ({settings['device_name']})",
@@ -125,9 +134,10 @@ def _steps(cells: Sequence[Row]) -> list[str]:
         "bare products, GFLOP/s",
         "share",
         "share of the whole step",
+        "share of peak",
     )
     lines = []
-    for cell, row in _rows(cells, "steps"):
+    for cell, row in _rows(cells):
         whole = sum(row["ms"].values())
         lines.append(
             [
@@ -140,6 +150,7 @@ def _steps(cells: Sequence[Row]) -> list[str]:
                 _range(row["bare_gflop_per_s"], ",.1f"),
                 _range(row["share"], ".0%"),
                 _range(row["whole_share"], ".0%"),
+                _of_peak(cell, row),
             ]
         )
     return [
@@ -147,20 +158,24 @@ def _steps(cells: Sequence[Row]) -> list[str]:
         "Full windows of the simulated bank. The operations of a step are counted by the formula "
         "of `bench/flops.py`; `bare products` runs the products of the very same shapes and number "
         "and nothing else, in turn with the step. `share`: time of the bare products by time of "
-        "forward and backward.",
+        "forward and backward. `share of peak`: GFLOP/s by those of one large square product.",
         "\n".join(markdown_table(names, lines)),
         _peaks(cells),
     ]
 
 
-def _rows(cells: Sequence[Row], name: str) -> list[tuple[Row, Row]]:
-    return [(cell, row) for cell in cells for row in cell["result"][name]]
+def _rows(cells: Sequence[Row]) -> list[tuple[Row, Row]]:
+    return [(cell, row) for cell in cells for row in cell["result"]["rows"]]
 
 
 def _case(cell: Row, row: Row) -> list[str]:
     settings = cell["settings"]
     names = ("recipe", "precision", "device_name", "threads")
     return [row["model"], *(str(settings[name]) for name in names), f"{row['batch']}"]
+
+
+def _of_peak(cell: Row, row: Row) -> str:
+    return f"{row['gflop_per_s'][0] / cell['result']['peak_gflop_per_s'][0]:.0%}"
 
 
 def _peaks(cells: Sequence[Row]) -> str:
@@ -173,7 +188,7 @@ def _peaks(cells: Sequence[Row]) -> str:
             case += f" (data sheet: {sheet:,} TFLOP/s)" if sheet else ""
         told.setdefault(case, []).append(cell["result"]["peak_gflop_per_s"][0])
     peaks = "; ".join(f"{case}: {max(found):,.0f}" for case, found in told.items())
-    return f"The best of one large square product, GFLOP/s: {peaks}."
+    return f"One large square product, GFLOP/s, the best case of each: {peaks}."
 
 
 def _scores(cells: Sequence[Row]) -> list[str]:
@@ -185,6 +200,7 @@ def _scores(cells: Sequence[Row]) -> list[str]:
         "GFLOP/s",
         "bare products, GFLOP/s",
         "share",
+        "share of peak",
     )
     lines = [
         [
@@ -195,8 +211,9 @@ def _scores(cells: Sequence[Row]) -> list[str]:
             _range(row["gflop_per_s"], ",.1f"),
             _range(row["bare_gflop_per_s"], ",.1f"),
             _range(row["share"], ".0%"),
+            _of_peak(cell, row),
         ]
-        for cell, row in _rows(cells, "scores")
+        for cell, row in _rows(cells)
     ]
     return [
         "### Scoring",

@@ -52,12 +52,13 @@ class Work:
     """Batches of one model on one data set.
 
     `encode(plan, padded)` makes a batch, to the full window or to its bucket; `present` tells the
-    real tokens of it, (B, T) of bool. `loss` is a module over a batch that holds the model.
+    real tokens of it, (B, T) of bool. `module` holds the model and takes a batch: to the loss where it
+    is trained, to the scores where it scores.
     """
 
     data: str
     model: str
-    loss: nn.Module
+    module: nn.Module
     plan: Sequence[Any]
     encode: Callable[[Any, bool], Any]
     present: Callable[[Any], Tensor]
@@ -147,14 +148,14 @@ def scoring_works(name: str, data: TrainingSet, recipe: Recipe) -> list[Work]:
 
 
 def _pages(
-    name: str, model: str, loss: nn.Module, data: TrainingSet, size: int, rng: np.random.Generator
+    name: str, model: str, module: nn.Module, data: TrainingSet, size: int, rng: np.random.Generator
 ) -> Work:
     def encode(planned: Any, padded: bool) -> Any:
         sample = PageSample(planned.chosen, np.ones(len(planned.chosen), np.float32))
         return conversion_batch(data, data.train, sample, WINDOW if padded else planned.bucket)
 
     plan = grouped(history_lengths(data, data.train), size, rng)
-    return Work(name, model, loss, plan, encode, _has_time)
+    return Work(name, model, module, plan, encode, _has_time)
 
 
 def _has_time(batch: Any) -> Tensor:
@@ -198,7 +199,7 @@ class Trainer:
         precision: torch.dtype,
     ) -> None:
         self.device, self.precision = device, precision
-        self.loss = copy.deepcopy(work.loss).to(device).train()
+        self.loss = copy.deepcopy(work.module).to(device).train()
         self._gradient_norm = config.gradient_norm
         self._trained = [weight for weight in self.loss.parameters() if weight.requires_grad]
         self._optimiser = torch.optim.AdamW(

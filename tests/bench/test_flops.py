@@ -35,10 +35,10 @@ def test_a_step_counts_what_torch_counts(data, variant, model, padded) -> None:
     found = products(recipe.model, sizes_of(work, recipe, batch, len(ITEMS), True))
     # The fused attention computes scores again in its backward; the plain one does what is needed.
     with sdpa_kernel(SDPBackend.MATH), FlopCounterMode(display=False) as counter:
-        loss = work.loss(batch)
+        loss = work.module(batch)
     assert counter.get_total_flops() == forward_flops(found)
     with sdpa_kernel(SDPBackend.MATH), FlopCounterMode(display=False) as counter:
-        work.loss(batch).backward()
+        work.module(batch).backward()
     assert counter.get_total_flops() == training_flops(found)
     assert torch.isfinite(loss)
 
@@ -54,7 +54,7 @@ def test_scoring_counts_what_torch_counts(data, variant) -> None:
             sdpa_kernel(SDPBackend.MATH),
             FlopCounterMode(display=False) as counter,
         ):
-            work.loss(batch)
+            work.module(batch)
         assert counter.get_total_flops() == forward_flops(found), work.model
 
 

@@ -17,6 +17,7 @@ from fintrec.models.config import Recipe, TrainingConfig
 from fintrec.public import item_sequences
 from fintrec.public.sequence_decoder import DecoderShape
 from fintrec.public.sequence_training import DecoderRecipe
+from fintrec.result_files import read_cells
 from tests.fintrec.tiny import config, training_set
 
 CPU = torch.device("cpu")
@@ -50,14 +51,16 @@ def test_both_paddings_have_the_same_tokens_and_the_same_loss(data, sequences) -
             window = item_sequences.WINDOW if work is sequences else WINDOW
             assert work.present(padded).shape[1] == window
             assert work.present(padded).sum() == work.present(bucketed).sum()
-            assert work.loss(padded).item() == pytest.approx(work.loss(bucketed).item(), rel=1e-5)
+            assert work.module(padded).item() == pytest.approx(
+                work.module(bucketed).item(), rel=1e-5
+            )
             shorter += work.present(bucketed).shape[1] < window
         assert shorter, work.model
 
 
 def test_both_paddings_score_the_same(data) -> None:
     for work in scoring_works("tiny", data, RECIPE):
-        model = work.loss.eval()
+        model = work.module.eval()
         with torch.inference_mode():
             padded, bucketed = (model(work.encode(work.plan[0], side)) for side in (True, False))
         torch.testing.assert_close(padded, bucketed, rtol=2e-3, atol=2e-3)  # by way of float16
@@ -88,7 +91,7 @@ def test_a_step_has_its_parts_and_learns(data) -> None:
     for _ in range(5):
         assert tuple(trainer.stages(batch)) == PARTS[1:]
     assert trainer.loss(batch).item() < before
-    assert work.loss(batch).item() == pytest.approx(before)  # the work's own model stays
+    assert work.module(batch).item() == pytest.approx(before)  # the work's own model stays
 
 
 def test_a_step_in_bfloat16_has_about_the_same_loss(data) -> None:
@@ -150,19 +153,20 @@ def test_the_command_measures_once_and_writes_the_section(tmp_path) -> None:
         torch.set_num_threads(threads)
     assert told.exit_code == 0, told.output
     cells = json.loads(told.stdout.splitlines()[-1])["cells"]
-    assert sorted(name.partition("-")[0] for name in cells) == ["padding", "products", "profile"]
-    rows = cells["padding-cpu-tiny_cpu-float32-1"]["result"]["rows"]
-    assert [(row["model"], row["what"]) for row in rows] == [
-        (model, what) for what in ("training", "scoring") for model in ("pctr", "pcvr")
-    ]
-    for row in cells["products-cpu-tiny_cpu-float32-1"]["result"]["steps"]:
+    case = "cpu-tiny_cpu-float32-1"
+    for what in ("training", "scoring"):
+        for model in ("pctr", "pcvr"):
+            row = cells.pop(f"padding-{case}-{what}-simulated_bank-{model}")["result"]
+            assert (row["what"], row["model"], row["batches"]) == (what, model, 1)
+    assert sorted(cells) == [f"{kind}-{case}" for kind in ("profile", "scores", "steps")]
+    for row in cells[f"steps-{case}"]["result"]["rows"]:
         assert 0 < row["whole_share"][0] <= row["share"][0]
     assert len(os.listdir(tmp_path / "profile")) == 4
 
     argv = ["--no-run", "--out", str(tmp_path / "out"), "--markdown", str(page)]
     assert CliRunner().invoke(main, argv, catch_exceptions=False).exit_code == 0
     text = page.read_text()
-    assert section(cells) in text
+    assert section(read_cells(tmp_path / "out")) in text
     for part in ("Padded against bucketed", "bare products", "Not run on a GPU yet", "aten::mm"):
         assert part in text
     assert str(tmp_path) not in text
