@@ -13,7 +13,10 @@ from features.errors import ConfigurationError
 from fintrec import checkpoint as checkpoints
 from fintrec import datasets, logs, model_card
 from fintrec.bank.simulate import BankSize, simulate
+from fintrec.card_check import check
+from fintrec.card_data import rebuilt_sha256
 from fintrec.card_files import CHECKPOINT, read_card, read_sums
+from fintrec.card_judge import judge
 from fintrec.card_text import card_text, constant_log_loss, date_of
 from fintrec.commands.train import train
 from fintrec.metrics import log_loss
@@ -134,7 +137,11 @@ def test_a_card_of_another_checkpoint_is_refused(directory, tmp_path) -> None:
     shutil.copytree(directory, other)
     data = json.loads((other / "checkpoint.json").read_text())
     (other / "checkpoint.json").write_text(json.dumps(data | {"metrics": {}}))
-    with pytest.raises(ConfigurationError, match="is the card of checkpoint"):
+    with pytest.raises(ConfigurationError, match=r"checkpoint\.json is not the one .* judged"):
+        read_card(other)
+    with (other / "pcvr.safetensors").open("ab") as file:
+        file.write(b"x")
+    with pytest.raises(ConfigurationError, match=r"pcvr\.safetensors has SHA-256 \w+, the card"):
         read_card(other)
     (other / "card.json").write_text("{")
     with pytest.raises(ConfigurationError, match="not JSON"):
@@ -174,3 +181,59 @@ def test_the_constant_rate_has_the_log_loss_of_its_labels() -> None:
     label = np.arange(50) < 7
     assert constant_log_loss(7, 50) == pytest.approx(log_loss(np.full(50, 0.14), label))
     assert constant_log_loss(0, 50) is None
+
+
+def test_the_hidden_truth_is_added_to_a_finished_card(log_dir, directory, card, tmp_path) -> None:
+    judged = tmp_path / "judged"
+    shutil.copytree(directory, judged)
+    judge(judged, log_dir)
+    found = read_card(judged)
+    truth = found.pop("hidden_truth")
+    assert found == card, "nothing else of the card changes"
+    # The same pages as the card's own metrics.
+    assert truth["pages"] == card["judged"]["test"]["pages"]
+    for name, told in (("pctr", truth["clicks"]), ("pcvr", truth["conversions"]["all_any_cause"])):
+        metric = card["metrics"]["test"][f"{name}_log_loss"]["value"]
+        assert told["log_loss"] == pytest.approx(metric, abs=2e-6)
+    assert truth["clicks"]["entropy"] < truth["clicks"]["expected_log_loss"]
+    text = (judged / "MODEL_CARD.md").read_text()
+    assert "## Calibration against the hidden truth" in text
+    assert f"{truth['clicks']['mean_true']:.4f}" in text
+    assert "hidden truth" not in (directory / "MODEL_CARD.md").read_text()
+    assert {one.what: one.holds for one in check(judged, read_card(judged))}["MODEL_CARD.md"]
+
+
+def test_only_the_log_of_the_card_with_its_truth_can_judge_it(directory, log_dir, tmp_path) -> None:
+    other = tmp_path / "other"
+    simulate(BankSize("test", 20, 24), 8, END_MS, other)
+    with pytest.raises(ConfigurationError, match="its decisions have the hash .* the card is of"):
+        judge(directory, other)
+    datasets.build_dataset(other, tmp_path / "set", datasets.demo())
+    with pytest.raises(ConfigurationError, match="expected one log"):
+        judge(directory, log_dir, tmp_path / "set")
+    shutil.copytree(log_dir, tmp_path / "alone")  # without the truth beside it
+    with pytest.raises(logs.LogError, match="expected a log of `fintrec simulate`"):
+        judge(directory, tmp_path / "alone")
+    assert read_card(directory)["hashes"]["checkpoint"]
+
+
+def test_what_does_not_hold_any_more_is_said_and_what_is_not_looked_at_too(
+    directory, log_dir, card, tmp_path, monkeypatch
+) -> None:
+    sha256 = rebuilt_sha256(card, log_dir)
+    assert all(one.holds for one in check(directory, card, sha256))
+    changed = tmp_path / "changed"
+    shutil.copytree(directory, changed)
+    (changed / "MODEL_CARD.md").write_text("perfect in every way\n")
+    with (changed / "judged.npz").open("ab") as file:
+        file.write(b"x")
+    monkeypatch.setattr("fintrec.card_check.code_version", lambda: "9.9+other")
+    monkeypatch.setattr("fintrec.card_check.registry_fingerprint", lambda: "f" * 64)
+    told = {one.what: one for one in check(changed, card, "0" * 64)}
+    assert [one.what for one in told.values() if one.holds] == ["weights and checkpoint.json"]
+    assert "this is 9.9+other" in told["code"].told
+    assert "cannot load or serve" in told["feature registry"].told
+    assert told["data"].told.startswith(f"the card says {card['data']['sha256'][:12]}, these are 0")
+    assert check(changed, card)[-1].holds is None
+    (changed / "judged.npz").unlink()
+    assert check(changed, card)[1].told.startswith("missing")
