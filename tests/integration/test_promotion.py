@@ -19,8 +19,8 @@ from features.errors import ConfigurationError
 from features.spec import DAY_MS
 from fintrec.checkpoint import load
 from fintrec.export import served_modules
-from fintrec.manifest import SERVED, file_sha256, load_manifest
-from fintrec.promotions import ledger_path, read_ledger
+from fintrec.manifest import file_sha256, load_manifest
+from fintrec.promotions import read_ledger
 from streams.promotion import Target, promote
 from streams.triton import TritonModels
 from tests.fintrec.tiny import history
@@ -103,39 +103,63 @@ def run_verb(system: System, *arguments: str) -> Any:
     return json.loads(done.stdout)
 
 
-def test_models_are_swapped_and_swapped_back_under_traffic(
+# The verb, with a kill -9 of itself where it would ask Triton to load what it has exported.
+KILLED = """
+import os, signal, sys
+from streams import promotion
+promotion.load_version = lambda *_: os.kill(os.getpid(), signal.SIGKILL)
+from streams.commands.models import models
+models(sys.argv[1:])
+"""
+
+
+def test_models_are_promoted_and_rolled_back_under_traffic_also_after_a_kill(
     system: System, target: Target, checkpoints: Path
 ) -> None:
-    stream = Stream(system, "promoted", events_per_s=30, requests_per_s=30)
+    """Loads are what costs here: each imports torch four times and warms every shape."""
+    base = target.served()
+    assert base is not None
+    of_base = served_outputs(system, base)
+    stream = Stream(system, "promoted", events_per_s=20, requests_per_s=20)
     with stream:
         stream.await_answers()
-        first = promote(target, checkpoints / "a")
-        of_a = served_outputs(system, first.version)
-        assert_same(of_a, own_outputs(checkpoints / "a"))
-        await_slates_of(system, stream, first.version)
+        torn = killed_promotion(system, target, checkpoints / "a")
+        assert target.served() == base, "Triton was not asked to load it"
 
-        second = promote(target, checkpoints / "b")
-        assert second.version_before == first.version
-        assert_same(served_outputs(system, second.version), own_outputs(checkpoints / "b"))
-        await_slates_of(system, stream, second.version)
+        promoted = promote(target, checkpoints / "b")
+        assert (promoted.version, promoted.version_before) == (torn + 1, base)
+        assert_same(served_outputs(system, promoted.version), own_outputs(checkpoints / "b"))
+        await_slates_of(system, stream, promoted.version)
 
         back = run_verb(system, "rollback")
-        assert (back["restores"], back["version_before"]) == (first.version, second.version)
-        assert target.served() == back["version"] == second.version + 1
-        assert_same(served_outputs(system, back["version"]), of_a)
+        assert (back["version"], back["restores"]) == (promoted.version + 1, base)
+        assert target.served() == back["version"]
+        assert_same(served_outputs(system, back["version"]), of_base)
         await_slates_of(system, stream, back["version"])
+    left = [path for path in files_of(target) if f"/{torn}/" in path or ".partial" in path]
+    assert not left, "the next change takes back what was torn"
     found, _ = answers(system, stream.requests)
-    flags = {flag for slate in found.values() for flag in slate["flags"]}
-    assert "triton_unavailable" not in flags
+    assert not [s for s in found.values() if "triton_unavailable" in s["flags"]]
     named = {slate["models"]["pctr"] for slate in found.values()} - {""}
-    assert named >= {str(entry) for entry in (first.version, second.version, back["version"])}
+    assert named == {str(version) for version in (base, promoted.version, back["version"])}
     check_evidence(system, target, stream)
     told = [(e["action"], e["version"], e["restores"]) for e in run_verb(system, "history")]
-    assert [entry for entry in told if entry[0] != "begin"][-3:] == [
-        ("promote", first.version, None),
-        ("promote", second.version, None),
-        ("rollback", back["version"], first.version),
+    assert [entry for entry in told if entry[0] != "begin"] == [
+        ("withdraw", torn, None),
+        ("promote", promoted.version, None),
+        ("rollback", back["version"], base),
     ]
+
+
+def killed_promotion(system: System, target: Target, checkpoint: Path) -> int:
+    """Promote as an operator whose process dies before the load; the version that was exported."""
+    argv = [sys.executable, "-c", KILLED, "promote", str(checkpoint)]
+    died = subprocess.run([*argv, "--dir", str(system.stack.dir)], check=False, timeout=200)
+    assert died.returncode == -signal.SIGKILL
+    begun = read_ledger(target.repository)[-1]
+    assert (begun.action, begun.intent) == ("begin", "promote")
+    assert (target.repository / "encode" / str(begun.version) / "manifest.json").is_file()
+    return begun.version
 
 
 def await_slates_of(system: System, stream: Stream, version: int) -> None:
@@ -192,35 +216,3 @@ def forget_items(folder: Path) -> None:
     data = json.loads((folder / "checkpoint.json").read_text())
     data["vocabulary"]["items"] = data["vocabulary"]["items"][:-3]
     (folder / "checkpoint.json").write_text(json.dumps(data))
-
-
-# The verb, with a kill -9 of itself where it would ask Triton to load what it has exported.
-KILLED = """
-import os, signal, sys
-from streams import promotion
-promotion.load_version = lambda *_: os.kill(os.getpid(), signal.SIGKILL)
-from streams.commands.models import models
-models(sys.argv[1:])
-"""
-
-
-def test_a_promotion_that_is_killed_before_the_load_is_taken_back(
-    system: System, target: Target, checkpoints: Path
-) -> None:
-    served = target.served()
-    argv = [sys.executable, "-c", KILLED, "promote", str(checkpoints / "b")]
-    died = subprocess.run([*argv, "--dir", str(system.stack.dir)], check=False, timeout=200)
-    assert died.returncode == -signal.SIGKILL
-    cut_off = read_ledger(target.repository)[-1]
-    assert (cut_off.action, cut_off.intent) == ("begin", "promote")
-    assert (target.repository / "encode" / str(cut_off.version)).is_dir()
-    assert target.served() == served, "what Triton was not asked to load, nobody is served by"
-
-    after = promote(target, checkpoints / "b")
-    assert (after.version, after.version_before) == (cut_off.version + 1, served)
-    assert target.served() == after.version
-    assert read_ledger(target.repository)[-3].action == "withdraw"
-    for name in SERVED:
-        assert not (target.repository / name / str(cut_off.version)).exists()
-    assert not [path for path in files_of(target) if ".partial" in path]
-    assert ledger_path(target.repository).read_bytes().endswith(b"\n")
