@@ -39,8 +39,7 @@ def read_card(directory: Path) -> dict[str, Any]:
     if card["hashes"]["checkpoint"] != found:
         raise ConfigurationError(
             f"{path}: is the card of checkpoint {card['hashes']['checkpoint'][:12]}, beside it lies "
-            f"{found[:12]}: {_what_differs(directory, card)}. Nothing that the card says holds for "
-            "it: restore the file, or train again"
+            f"{found[:12]}: {_what_differs(directory, card)}; restore the file, or train again"
         )
     return card
 

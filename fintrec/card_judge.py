@@ -4,6 +4,7 @@
 to a finished card; the weights, and the hash that the card is bound to, stay what they are.
 """
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +15,7 @@ from fintrec.checkpoint import load
 from fintrec.code_version import code_version
 from fintrec.experiments.hidden_truth import judge_checkpoint
 from fintrec.machine import describe
-from fintrec.model_card import write_files
+from fintrec.model_card import PAGES_SEED, write_files
 
 
 def judge(directory: Path, log_dir: Path, dataset_dir: Path | None = None) -> dict[str, Any]:
@@ -35,7 +36,11 @@ def judge(directory: Path, log_dir: Path, dataset_dir: Path | None = None) -> di
     pages = card["judged"]["test"]["pages"]
     if not pages:
         raise ConfigurationError(f"{directory}: has no test pages, so nothing can be judged")
-    found = judge_checkpoint(log_dir, load(directory), data, pages)
+    checkpoint = load(directory)
+    # Drawn by the recipe's seed there, by one of its own for cards.
+    training = replace(checkpoint.recipe.training, seed=PAGES_SEED)
+    checkpoint = replace(checkpoint, recipe=replace(checkpoint.recipe, training=training))
+    found = judge_checkpoint(log_dir, checkpoint, data, pages)
     machine = describe()
     card["hidden_truth"] = {
         "made_at": machine["date"],

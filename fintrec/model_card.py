@@ -35,6 +35,7 @@ from fintrec.machine import describe, peak_memory_bytes
 from fintrec.manifest import file_sha256
 
 MAX_PAGES: Final = 2_048  # that a card judges of each period, so that it costs seconds
+PAGES_SEED: Final = 0  # not the recipe's: models that differ in it are compared on the same pages
 MODELS: Final = ("pctr", "pcvr")
 IntArray = npt.NDArray[np.int64]
 
@@ -104,8 +105,7 @@ class _Part:
 
 def _judge(checkpoint: Checkpoint, data: TrainingSet, decisions: Decisions) -> _Part:
     config = checkpoint.recipe.training
-    # Those that training's own metrics are of, when the limits agree.
-    pages = sampled(decisions, min(MAX_PAGES, config.evaluation_rows), config.seed)
+    pages = sampled(decisions, min(MAX_PAGES, config.evaluation_rows), PAGES_SEED)
     scored = score(checkpoint.pctr, checkpoint.pcvr, data, decisions, pages)
     part = _Part(_counts(scored, decisions, data))
     if checkpoint.pctr is not None and checkpoint.calibration is not None:

@@ -60,7 +60,7 @@ def _found(directory: Path) -> Found:
     try:
         card = read_card(directory)
     except ConfigurationError as refused:
-        return Found(directory, sha256, None, str(refused))
+        return Found(directory, sha256, None, str(refused).removeprefix(f"{directory}/"))
     problem = ""
     if card["hashes"]["feature_registry"] != registry_fingerprint():
         problem = "of another feature registry"

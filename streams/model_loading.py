@@ -2,6 +2,7 @@
 
 import time
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from pathlib import Path
 from typing import Final
 
@@ -16,6 +17,7 @@ from streams.triton import TritonModels
 
 LOAD_TIMEOUT_S: Final = 180.0  # torch is imported and every shape warmed
 TAKEN_UP_BY: Final = ("encode", "head")  # as `TritonModels.ready_versions` has it
+_INDEX_TIMEOUT_MS: Final = 10_000  # an operator waits longer than a request
 _POLL_S: Final = 0.05
 
 
@@ -41,8 +43,8 @@ def served_version(settings: Settings, repository: Path) -> int | None:
 
     Raises ModelUnavailable when Triton is down.
     """
-    known = set(versions(repository))
-    return max(known & set(TritonModels(settings).ready_versions()), default=None)
+    triton = TritonModels(replace(settings, encode_timeout_ms=_INDEX_TIMEOUT_MS))
+    return max({*versions(repository)} & {*triton.ready_versions()}, default=None)
 
 
 def _load(settings: Settings, name: str, version: int, timeout_s: float) -> None:

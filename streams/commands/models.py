@@ -413,5 +413,5 @@ def _print_entry(entry: "Entry", target: "Target", as_json: bool) -> None:
     if entry.note:
         click.echo(entry.note)
     click.echo(follows)
-    if entry.action == "promote":
+    if entry.action == "promote" and entry.version_before is not None:
         click.echo("to go back: fintrec models rollback")

@@ -20,9 +20,13 @@ from fintrec.card_judge import judge
 from fintrec.card_text import card_text, constant_log_loss, date_of
 from fintrec.commands.train import train
 from fintrec.metrics import log_loss
+from fintrec.model_registry import is_same_test
+from fintrec.models.config import TrainingConfig
+from tests.fintrec.carded import write_carded
 from tests.fintrec.tiny import training_set
 
 END_MS = 1_795_900_000_123
+AS_BEFORE = ["--set", "evaluation_rows=300", "--seed", "5"]
 SMALL = ["--epochs", "1", "--set", "d_model=16", "--set", "num_layers=1"]
 
 
@@ -42,7 +46,8 @@ def trained(source: Path, out: Path, *more: str) -> Path:
 
 @pytest.fixture(scope="module")
 def directory(log_dir, tmp_path_factory) -> Path:
-    return trained(log_dir, tmp_path_factory.mktemp("out") / "a", "--set", "evaluation_rows=300")
+    out = tmp_path_factory.mktemp("out") / "a"
+    return trained(log_dir, out, *AS_BEFORE)
 
 
 @pytest.fixture(scope="module")
@@ -58,7 +63,13 @@ def test_training_leaves_a_card_beside_the_weights(directory, card) -> None:
     assert (directory / "MODEL_CARD.md").read_text() == card_text(card)
 
 
-def test_its_metrics_are_those_of_the_checkpoint(directory, card) -> None:
+def test_on_the_same_pages_its_metrics_are_those_of_training(
+    log_dir, directory, tmp_path, monkeypatch
+) -> None:
+    monkeypatch.setattr(model_card, "PAGES_SEED", 5)  # the recipe's
+    shutil.copytree(directory, tmp_path / "same")
+    data = datasets.build_training_set(log_dir, datasets.demo())
+    card = model_card.write(tmp_path / "same", checkpoints.load(directory), data, log_dir)
     told = checkpoints.load(directory).metrics
     for period in ("validation", "test"):
         for name, found in card["metrics"][period].items():
@@ -67,6 +78,16 @@ def test_its_metrics_are_those_of_the_checkpoint(directory, card) -> None:
         for name in ("pages", "clicks", "conversions"):
             assert card["judged"][period][name] == told[period][name]
     assert card["judged"]["test"]["pages"] == 300 < card["judged"]["test"]["of_pages"]
+
+
+def test_checkpoints_of_other_seeds_are_judged_on_the_same_pages(tmp_path) -> None:
+    for seed in (1, 2):
+        training = TrainingConfig(seed=seed, evaluation_rows=50)
+        write_carded(tmp_path / str(seed), seed=seed, training=training)
+    first, second = (read_card(tmp_path / str(seed)) for seed in (1, 2))
+    assert first["judged"]["test"]["pages"] == 50 < first["judged"]["test"]["of_pages"]
+    assert first["metrics"] != second["metrics"]
+    assert is_same_test(first, second)
 
 
 def test_its_data_window_is_that_of_the_decisions(log_dir, card) -> None:
@@ -107,7 +128,7 @@ def test_a_data_set_has_the_ages_of_its_log_and_a_log_without_them_says_so(
     log_dir, card, tmp_path
 ) -> None:
     datasets.build_dataset(log_dir, tmp_path / "set", datasets.demo())
-    of_set = read_card(trained(tmp_path / "set", tmp_path / "b", "--set", "evaluation_rows=300"))
+    of_set = read_card(trained(tmp_path / "set", tmp_path / "b", *AS_BEFORE))
     assert of_set["fairness"] == card["fairness"]
     assert of_set["data"]["kind"] == "data set"
     for name in ("sha256", "periods", "log"):
@@ -115,7 +136,7 @@ def test_a_data_set_has_the_ages_of_its_log_and_a_log_without_them_says_so(
     ageless = tmp_path / "ageless"
     shutil.copytree(log_dir, ageless)
     shutil.rmtree(ageless / logs.DEMOGRAPHICS)
-    out = trained(ageless, tmp_path / "c", "--set", "evaluation_rows=300")
+    out = trained(ageless, tmp_path / "c", *AS_BEFORE)
     assert read_card(out)["fairness"]["missing"] == ["age band"]
     assert "Slices by age band: not available" in (out / "MODEL_CARD.md").read_text()
     one, other = (checkpoints.load(folder) for folder in (tmp_path / "b", out))

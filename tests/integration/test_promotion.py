@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -58,7 +59,9 @@ def questions() -> tuple[Any, np.ndarray[Any, Any], np.ndarray[Any, Any]]:
 
 def served_outputs(system: System, version: int) -> Outputs:
     """What Triton's version answers over gRPC."""
-    triton = TritonModels(system.settings)
+    triton = TritonModels(
+        replace(system.settings, triton_timeout_ms=60_000, encode_timeout_ms=60_000)
+    )
     arrays, context, request = questions()
     hidden = triton.encode(arrays, version)
     return [hidden, *triton.head(hidden, context, request, version)]
