@@ -30,6 +30,7 @@ from fintrec.exposure import exposure_prior, no_prior
 from fintrec.fairness import AGE, MIN_POSITIVES, MIN_USERS, groups_of, slices
 from fintrec.intervals import user_sums
 from fintrec.judged import Judged
+from fintrec.learning import fingerprint
 from fintrec.learning.tasks import sampled
 from fintrec.machine import describe, peak_memory_bytes
 from fintrec.manifest import file_sha256
@@ -89,8 +90,7 @@ def write_files(directory: Path, card: Mapping[str, Any]) -> None:
 
 def vocabulary_sha256(checkpoint: Checkpoint) -> str:
     """Hash of the names and items that a checkpoint has embeddings for."""
-    text = json.dumps(checkpoint.vocabulary.to_dict(), sort_keys=True)
-    return hashlib.sha256(text.encode()).hexdigest()
+    return fingerprint.vocabulary_sha256(checkpoint.vocabulary)
 
 
 class _Part:
