@@ -31,12 +31,10 @@ class Checked:
         return asdict(self)
 
 
-def check(
-    directory: Path, card: Mapping[str, Any], data_sha256: str | None = None
-) -> list[Checked]:
+def check(directory: Path, card: Mapping[str, Any], data_hash: str | None = None) -> list[Checked]:
     """What was looked at, of a card that `read_card` gave.
 
-    `data_sha256` is the hash of a training set that was built anew.
+    `data_hash` is that of a training set that was built anew.
     """
     hashes = card["hashes"]
     return [
@@ -56,8 +54,8 @@ def check(
             "this is {}: the same command need not give the same weights",
         ),
         Checked("data", None, "not looked at: name them with --data")
-        if data_sha256 is None
-        else _same("data", card["data"]["sha256"], data_sha256, "these are {}: other decisions"),
+        if data_hash is None
+        else _same("data", card["data"]["hash"], data_hash, "these are {}: others"),
     ]
 
 

@@ -269,5 +269,5 @@ def _training(card: Card) -> list[str]:
 def _hashes(card: Card) -> list[str]:
     rows = [[name.replace("_", " "), f"`{value}`"] for name, value in card["hashes"].items()]
     rows += [[f"{name} weights", f"`{m['weights_sha256']}`"] for name, m in card["models"].items()]
-    rows.append(["items and decisions of the data", f"`{card['data']['sha256']}`"])
+    rows.append(["data, every row and label (BLAKE2b)", f"`{card['data']['hash']}`"])
     return markdown_table(("of", "SHA-256, or version"), rows)

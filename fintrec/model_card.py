@@ -19,7 +19,7 @@ import numpy.typing as npt
 
 from features.spec import registry_fingerprint
 from fintrec import datasets, judged
-from fintrec.card_data import data_sha256, log_facts
+from fintrec.card_data import log_facts
 from fintrec.card_files import CARD, FORMAT, SUMS, TEXT, checkpoint_sha256
 from fintrec.card_text import card_text
 from fintrec.checkpoint import Checkpoint
@@ -168,7 +168,7 @@ def _data(data: TrainingSet, source: Path | None) -> dict[str, Any]:
         "kind": _kind(source),
         "name": source.resolve().name if source is not None else "",
         "log": log_facts(source),
-        "sha256": data_sha256(data),
+        "hash": fingerprint.data_hash(data),
         "users": len(data.logs),
         "items": len(data.items),
         "periods": {name: _period(getattr(data, name)) for name in PERIODS},

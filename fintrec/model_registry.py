@@ -176,7 +176,7 @@ def differences(first: Mapping[str, Any], second: Mapping[str, Any]) -> dict[str
 
 _FACTS: Final[Mapping[str, Callable[[Mapping[str, Any]], Any]]] = {
     "recipe": lambda card: card["recipe"]["name"],
-    "data": lambda card: card["data"]["sha256"][:12],
+    "data": lambda card: card["data"]["hash"],
     "data source": lambda card: card["data"]["name"],
     "newest training page": lambda card: card["data"]["periods"]["train"]["last_ms"],
     "items": lambda card: card["data"]["items"],

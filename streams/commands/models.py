@@ -152,12 +152,12 @@ def show(checkpoint_dir: Path, source: Path | None, as_json: bool) -> None:
     from fintrec.card_text import card_text
 
     card = read_card(checkpoint_dir)
-    sha256 = None
+    rebuilt = None
     if source is not None:
-        from fintrec.card_data import rebuilt_sha256
+        from fintrec.card_data import rebuilt_hash
 
-        sha256 = rebuilt_sha256(card, source)
-    checked = check(checkpoint_dir, card, sha256)
+        rebuilt = rebuilt_hash(card, source)
+    checked = check(checkpoint_dir, card, rebuilt)
     if as_json:
         print_json(card | {"checked": [one.to_dict() for one in checked]})
         return

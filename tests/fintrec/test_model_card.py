@@ -14,7 +14,7 @@ from fintrec import checkpoint as checkpoints
 from fintrec import datasets, logs, model_card
 from fintrec.bank.simulate import BankSize, simulate
 from fintrec.card_check import check
-from fintrec.card_data import rebuilt_sha256
+from fintrec.card_data import rebuilt_hash
 from fintrec.card_files import CHECKPOINT, read_card, read_sums
 from fintrec.card_judge import judge
 from fintrec.card_text import card_text, constant_log_loss, date_of
@@ -131,7 +131,7 @@ def test_a_data_set_has_the_ages_of_its_log_and_a_log_without_them_says_so(
     of_set = read_card(trained(tmp_path / "set", tmp_path / "b", *AS_BEFORE))
     assert of_set["fairness"] == card["fairness"]
     assert of_set["data"]["kind"] == "data set"
-    for name in ("sha256", "periods", "log"):
+    for name in ("hash", "periods", "log"):
         assert of_set["data"][name] == card["data"][name]
     ageless = tmp_path / "ageless"
     shutil.copytree(log_dir, ageless)
@@ -227,7 +227,7 @@ def test_the_hidden_truth_is_added_to_a_finished_card(log_dir, directory, card, 
 def test_only_the_log_of_the_card_with_its_truth_can_judge_it(directory, log_dir, tmp_path) -> None:
     other = tmp_path / "other"
     simulate(BankSize("test", 20, 24), 8, END_MS, other)
-    with pytest.raises(ConfigurationError, match="its decisions have the hash .* the card is of"):
+    with pytest.raises(ConfigurationError, match="its training set has the hash .* the card is of"):
         judge(directory, other)
     datasets.build_dataset(other, tmp_path / "set", datasets.demo())
     with pytest.raises(ConfigurationError, match="expected one log"):
@@ -241,8 +241,8 @@ def test_only_the_log_of_the_card_with_its_truth_can_judge_it(directory, log_dir
 def test_what_does_not_hold_any_more_is_said_and_what_is_not_looked_at_too(
     directory, log_dir, card, tmp_path, monkeypatch
 ) -> None:
-    sha256 = rebuilt_sha256(card, log_dir)
-    assert all(one.holds for one in check(directory, card, sha256))
+    rebuilt = rebuilt_hash(card, log_dir)
+    assert all(one.holds for one in check(directory, card, rebuilt))
     changed = tmp_path / "changed"
     shutil.copytree(directory, changed)
     (changed / "MODEL_CARD.md").write_text("perfect in every way\n")
@@ -254,7 +254,7 @@ def test_what_does_not_hold_any_more_is_said_and_what_is_not_looked_at_too(
     assert [one.what for one in told.values() if one.holds] == ["weights and checkpoint.json"]
     assert "this is 9.9+other" in told["code"].told
     assert "cannot load or serve" in told["feature registry"].told
-    assert told["data"].told.startswith(f"the card says {card['data']['sha256'][:12]}, these are 0")
+    assert told["data"].told.startswith(f"the card says {card['data']['hash']}, these are 0")
     assert check(changed, card)[-1].holds is None
     (changed / "judged.npz").unlink()
     assert check(changed, card)[1].told.startswith("missing")
