@@ -74,9 +74,9 @@ class _Forms(click.Group):
 @click.option(
     "--seeds",
     type=click.IntRange(1),
-    default=1,
+    default=3,
     show_default=True,
-    help="Number of seeds, from 1 on, that each model is trained with.",
+    help="Number of seeds, from 0 on, that each model is trained with.",
 )
 @click.option(
     "--budget-minutes",
@@ -131,7 +131,7 @@ def evaluate(
     files = {str(form): data} if data is not None else files_of(_data_dir(data_dir))
     folder = ResultFolder(out, typed_command())
     with bars() as say:
-        found = run(files, folder, range(1, seeds + 1), budget_minutes, say)
+        found = run(files, folder, range(seeds), budget_minutes, say)
     if markdown is not None:
         _write(found, markdown, folder)
     show(found, as_json)

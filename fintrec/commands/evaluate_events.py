@@ -18,7 +18,7 @@ import click
     type=click.Path(path_type=Path, file_okay=False),
     help="Folder of result files, to go on where a run stopped [default: none are kept].",
 )
-@click.option("--seed", type=click.IntRange(0), default=1, show_default=True)
+@click.option("--seed", type=click.IntRange(0), default=0, show_default=True)
 @click.option(
     "--budget-minutes",
     type=click.FloatRange(0, min_open=True),
