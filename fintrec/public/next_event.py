@@ -55,7 +55,7 @@ def decoder_quality(
     num_fit = int((1 - VALIDATION_SHARE) * num_train)
     if not 0 < num_fit < num_train:
         raise LogError(f"{num_train} training cases, expected at least 2: the last validate")
-    series = cases(log, None)
+    series = cases(log)
     validation = series.between(num_fit, num_train)
     decoder, history = train_decoder(
         series.between(0, num_fit), validation, settings, seed, budget_minutes, report
