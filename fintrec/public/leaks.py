@@ -41,8 +41,8 @@ def check_known(
     foreign = log.case_N[row_OT] != offers.case_O[:, None]
     behind = row_OT > offers.row_O[:, None]
     for wrong, what in (
-        (later, "is later than its instant"),
         (foreign, "is of another case"),
+        (later, "is later than its instant"),
         (behind, "was logged after it"),
     ):
         if (wrong & is_read_OT).any():
