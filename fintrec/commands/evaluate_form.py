@@ -138,3 +138,7 @@ def show(found: dict[str, Any], as_json: bool) -> None:
     for line in lines_of(found):
         table.add_row(*line.cells())
     Console().print(table)
+    for result in found["results"].values():
+        reason = result.get("offers", {}).get("reason")
+        if reason is not None:
+            click.echo(f"offers: none judged: {reason}")

@@ -8,6 +8,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Final
 
+from fintrec.logs import LogError
 from fintrec.public import next_event, offer_training
 from fintrec.public.event_log import EventLog, read_event_log
 from fintrec.public.goals import Line, next_kind_lines
@@ -34,6 +35,11 @@ def evaluate(
     """Judge an event log; LogError for a file that is not of the form."""
     source = identity(path)
     log = read_event_log(path)
+    if log.num_cases < next_event.FEWEST_CASES:
+        raise LogError(
+            f"{path}: {log.num_cases} cases, expected at least {next_event.FEWEST_CASES}: one to "
+            "learn from, one to validate on, one to test on"
+        )
 
     def cell(part: str, settings: dict[str, Any], compute: Callable[[], dict[str, Any]]) -> Any:
         named = cell_name(FORM, path, part)

@@ -171,15 +171,14 @@ def baselines(log: EventLog, train: Offers, test: Offers) -> dict[str, dict[str,
 
 
 def offer_baselines(log: EventLog) -> dict[str, Any]:
-    """Figures of a constant, a forest, boosting and a line through the encoder's side features.
-
-    For both variants; only the counts and the reason with too few offers.
-    """
+    """The baselines on both variants; only the number of offers and the reason where none can be."""
     offers = find_offers(log)
-    if len(offers) < FEWEST:
-        return {"offers": len(offers), "reason": f"fewer than {FEWEST} offers with a follow-up"}
     found: dict[str, Any] = {"offers": len(offers)}
-    for name, (train, test) in variants(offers).items():
+    try:
+        parts = variants(offers)
+    except LogError as refused:
+        return {**found, "reason": str(refused)}
+    for name, (train, test) in parts.items():
         found["test_offers"] = len(test)
         found[name] = {"train_offers": len(train), **baselines(log, train, test)}
     return found

@@ -20,7 +20,13 @@ from safetensors.torch import save_file
 from fintrec.public import item_popularity, neighbours
 from fintrec.public.full_ranking import Scorer, metrics, ranks
 from fintrec.public.goals import Line
-from fintrec.public.item_sequences import HELD_OUT, ItemSequences, read
+from fintrec.public.item_sequences import (
+    HELD_OUT,
+    MIN_ITEMS,
+    ItemSequences,
+    SequenceFileError,
+    read,
+)
 from fintrec.public.sequence_training import CHOSEN_BY, DecoderRecipe, Epoch, train
 from fintrec.public.source_files import cell_name, identity
 from fintrec.public.suite import Say, silent
@@ -64,6 +70,11 @@ def evaluate(
     """Judge a file; SequenceFileError names the line that is not of the form."""
     source = identity(path)
     data = read(path)
+    if max(map(len, data.training())) < 2:
+        raise SequenceFileError(
+            f"{path}: no user has more than {MIN_ITEMS} items, expected some with two or more to "
+            "learn from beside those to validate and to test on"
+        )
     recipe = recipe or DecoderRecipe()
     budget_minutes = BUDGET_MINUTES if budget_minutes is None else float(budget_minutes)
 

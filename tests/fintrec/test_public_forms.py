@@ -139,5 +139,5 @@ def test_sessions_of_another_form_are_named(tmp_path: Path, text: str, message: 
 def test_a_single_session_is_too_few(tmp_path: Path) -> None:
     path = tmp_path / "sessions.seq"
     path.write_text("1 2 3\n")
-    with pytest.raises(LogError, match="at least 9"):
-        protocol(read_sessions(path))
+    with pytest.raises(LogError, match=r"sessions\.seq: 1 sessions .* at least 9"):
+        protocol(read_sessions(path), path)
