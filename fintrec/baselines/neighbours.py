@@ -39,9 +39,9 @@ class NeighbourConfig:
     """How affinities are counted and summed; affinities are learnt from `num_pages` of training."""
 
     half_life_days: float = 1.0
-    prior: float = 80.0
-    num_neighbours: int = 40
-    num_pages: int = 100_000
+    prior: float = 3.0
+    num_neighbours: int = 3
+    num_pages: int = 40_000
 
     def __post_init__(self) -> None:
         if self.num_neighbours < 1 or self.num_pages < 1:
