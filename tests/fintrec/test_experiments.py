@@ -98,6 +98,10 @@ def test_a_row_of_the_table_has_the_log_loss_of_its_predictions(done):
     stored = json.loads((out / CELLS / "forest-0.json").read_bytes())["result"]["metrics"]
     assert stored["forest-0"]["log_loss_all"] == pytest.approx(expected, abs=1e-6)
     assert f"{expected:.5f}" in page
+    model = next(row for row in found["rows"] if row["row"] == "fintrec")
+    below = 1 - expected / model["log_loss"]["all"]["value"]
+    assert row["below_model"]["value"] == pytest.approx(below)
+    assert "below_model" not in model
     assert (out / "table3.png").stat().st_size > 10_000
 
 
