@@ -74,6 +74,9 @@ def test_every_row_is_judged_on_the_same_pages(done):
             assert (predicted <= 1).all(), name
     assert found["judged"]["pages"] == len(pages.pages)
     assert pages.known.all()  # days that only complete labels
+    reach = list(found["reach_days"].values())
+    assert reach == sorted(reach)
+    assert 0 <= reach[0] < reach[-1] < 60  # a longer window reaches further, within the tiny bank
 
 
 def test_rows_that_wait_for_the_foundation_model_say_so_and_no_result_is_told_twice(done):
