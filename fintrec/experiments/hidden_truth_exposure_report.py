@@ -59,6 +59,8 @@ def measure(out: Path) -> dict[str, Any]:
     setting, data = read_setting(out), bank_data.load(out)
     pages = bank_data.judged(data, setting)
     found = exposed(Truth(out / LOG, data), data, data.test, pages.pages)
+    if not (found.shown & found.known).any():
+        raise click.BadParameter(f"{out}: no shown item of {len(pages.pages)} pages has a label")
     said = {
         name: np.load(predictions_path(out, name)).astype(np.float64)
         for name in _ROWS
