@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from safetensors.torch import load_file, save_file
-from torch import nn
+from torch import Tensor, nn
 
 import features
 import fintrec
@@ -142,10 +142,14 @@ def load(directory: Path) -> Checkpoint:
 def _load_weights(model: nn.Module, path: Path) -> None:
     if not path.is_file():
         raise ConfigurationError(f"{path} is missing beside its {METADATA}")
-    weights = load_file(path)
+    load_checked(model, load_file(path), str(path))
+
+
+def load_checked(model: nn.Module, weights: Mapping[str, Tensor], source: str) -> None:
+    """Fill a model; ConfigurationError names the source and the first shapes that do not fit."""
     expected = {name: tuple(value.shape) for name, value in model.state_dict().items()}
     found = {name: tuple(value.shape) for name, value in weights.items()}
     wrong = sorted(set(expected.items()) ^ set(found.items()))
     if wrong:
-        raise ConfigurationError(f"{path}: weights do not fit the recipe, first at {wrong[:2]}")
+        raise ConfigurationError(f"{source}: weights do not fit the recipe, first at {wrong[:2]}")
     model.load_state_dict(weights)

@@ -28,6 +28,7 @@ from fintrec.exposure import exposure_prior, no_prior
 from fintrec.fairness import AGE, groups_of, slices
 from fintrec.intervals import user_sums
 from fintrec.judged import Judged
+from fintrec.learning import fingerprint
 from fintrec.machine import describe, peak_memory_bytes
 from fintrec.manifest import file_sha256
 
@@ -77,8 +78,7 @@ def write(
 
 def vocabulary_sha256(checkpoint: Checkpoint) -> str:
     """Hash of the names and items that a checkpoint has embeddings for."""
-    text = json.dumps(checkpoint.vocabulary.to_dict(), sort_keys=True)
-    return hashlib.sha256(text.encode()).hexdigest()
+    return fingerprint.vocabulary_sha256(checkpoint.vocabulary)
 
 
 class _Part:
