@@ -296,6 +296,9 @@ def test_neighbours_without_a_complete_label_or_with_senseless_settings_are_refu
     early = replace(data, train=replace(data.train, observed_until_ms=0))
     with pytest.raises(ValueError, match="none of .* training pages has a complete label"):
         neighbours.fit(early, np.arange(3))
+    alone = neighbours.fit(data, np.arange(0))  # nothing held out: the maps stay as they begin
+    assert alone.weights_3.tolist() == [1, 1, 0]
+    assert np.isfinite(alone.predict(data, data.test, np.arange(9))).all()
     with pytest.raises(ValueError, match="prior 0"):
         NeighbourConfig(prior=0)
     with pytest.raises(ValueError, match="num_neighbours is 0"):
