@@ -92,20 +92,14 @@ def _rates(data: TrainingSet, pages: Judged, cell: Cell) -> Found:
 
 def _trees(out: Path, setting: Setting, data: TrainingSet, pages: Judged, cell: Cell) -> Found:
     from fintrec.baselines import examples, trees
-    from fintrec.baselines.boosting import boosting
     from fintrec.baselines.design import Design, pages_of
-    from fintrec.baselines.forest import forest
 
     read = examples.read(out / DATASET, data)
     design = Design(data)
     train = pages_of(data.train, read.features["train"])
     config = setting.forest if cell.row.kind == "forest" else setting.boosting
     chosen = read.examples["train"].some(config.num_examples, np.random.default_rng(cell.seed))
-    if cell.row.kind == "forest":
-        classifier = forest(setting.forest, cell.seed)
-    else:
-        item_column = design.names(train).index("item")
-        classifier = boosting(setting.boosting, item_column, cell.seed)
+    classifier = config.classifier(design.item_column(train), cell.seed)
     places = bank_data.held_out(data, setting)
     validation = trees.HeldOut(
         pages_of(data.validation, read.features["validation"]).taken(places),
