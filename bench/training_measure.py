@@ -20,7 +20,7 @@ from fintrec.models.config import Recipe
 SIDES: Final = ("padded", "bucketed")
 _FLOPS: Final = 1e11  # of all steps of a repeat on a CPU: a wide model is measured on fewer
 _POSITIONS: Final = 25_000  # padded ones of a repeat on a CPU
-_LARGE: Final = {"cpu": 2048, "cuda": 8192}  # rows of the product that the peak is measured by
+_LARGE: Final = {"cpu": 1024, "cuda": 8192}  # rows of the product that the peak is measured by
 Clock = Callable[[], float]
 Row = dict[str, Any]
 

@@ -65,8 +65,8 @@ def _origin(cells: Iterable[Row]) -> str:
     )
     repeats = dict.fromkeys(str(cell["settings"]["repeats"]) for cell in cells)
     return (
-        f"Made by {commands} on {'; '.join(machines)} ({'; '.join(when)}). Medians (range) of {', '.join(repeats)} "
-        "repeats. Other work ran beside: sides take turns batch by batch and every ratio is of one "
+        f"Made by {commands} on {'; '.join(machines)} ({'; '.join(when)}). Medians (range) of "
+        f"{', '.join(repeats)} repeats. Other work ran beside: sides take turns batch by batch and every ratio is of one "
         "repeat. One thread of a CPU is measured in its CPU time, all else in wall time."
     )
 
