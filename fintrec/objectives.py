@@ -19,9 +19,13 @@ from fintrec.models.pctr import Pctr
 from fintrec.models.pcvr import Pcvr
 
 
-def mean_loss(sums_P2: Tensor) -> Tensor:
-    """Scalar: the means of the parts, added; a part with nothing in it adds nothing."""
-    return (sums_P2[:, 0] / sums_P2[:, 1].clamp(min=1.0)).sum()
+def mean_loss(sums_P2: Tensor, counts_P: Tensor | None = None) -> Tensor:
+    """Scalar: the means of the parts, added; a part with nothing in it adds nothing.
+
+    `counts_P` are those of all processes, where the sums are of one.
+    """
+    counts_P = sums_P2[:, 1] if counts_P is None else counts_P
+    return (sums_P2[:, 0] / counts_P.clamp(min=1.0)).sum()
 
 
 class ClickObjective(nn.Module):
@@ -43,12 +47,15 @@ class ClickObjective(nn.Module):
 
     def forward(self, batch: ClickBatch) -> Tensor:
         """(1, 2): sum over the labelled steps, and how many there are."""
-        shares_LK = torch.from_numpy(self._prior.rows(batch.request_LR.cpu().numpy()))
-        logits_LK = self.logits(batch).to(torch.float32)
+        return self.sums(self.logits(batch).to(torch.float32), batch.request_LR, batch.target_L)
+
+    def sums(self, logits_LK: Tensor, request_LR: Tensor, target_L: Tensor) -> Tensor:
+        """(1, 2): the same of logits from wherever."""
+        shares_LK = torch.from_numpy(self._prior.rows(request_LR.cpu().numpy()))
         total = functional.cross_entropy(
-            logits_LK + shares_LK.to(logits_LK), batch.target_L, reduction="sum"
+            logits_LK + shares_LK.to(logits_LK), target_L, reduction="sum"
         )
-        return torch.stack((total, total.new_tensor(float(len(batch.target_L)))))[None]
+        return torch.stack((total, total.new_tensor(float(len(target_L)))))[None]
 
 
 class ConversionObjective(nn.Module):
@@ -62,8 +69,15 @@ class ConversionObjective(nn.Module):
         """(1, 2): weighted sum over the known labels, and how many there are."""
         state_BD = self.model.encoder.hidden(batch.tokens_BTC, batch.times_BT, batch.dynamic_BTF)
         logits_BK = self.model.head(state_BD, batch.context_BX, batch.request_BR)
-        loss_BK = functional.binary_cross_entropy_with_logits(
-            logits_BK.to(torch.float32), batch.target_BK, reduction="none"
+        return self.sums(
+            logits_BK.to(torch.float32), batch.target_BK, batch.known_BK, batch.weight_B
         )
-        total = (loss_BK * batch.known_BK * batch.weight_B[:, None]).sum()
-        return torch.stack((total, batch.known_BK.sum()))[None]
+
+    @staticmethod
+    def sums(logits_BK: Tensor, target_BK: Tensor, known_BK: Tensor, weight_B: Tensor) -> Tensor:
+        """(1, 2): the same of logits from wherever."""
+        loss_BK = functional.binary_cross_entropy_with_logits(
+            logits_BK, target_BK, reduction="none"
+        )
+        total = (loss_BK * known_BK * weight_B[:, None]).sum()
+        return torch.stack((total, known_BK.sum()))[None]

@@ -1,6 +1,7 @@
 """Training of a version's models, and of its calibration (FinTRec sections 3.2 and 3.4).
 
-`train_models` trains what is asked, `train` adds calibration and metrics and makes a checkpoint.
+`train_models` trains what is asked, `completed` adds calibration and metrics and makes a checkpoint,
+`train` does both.
 The loop and the tasks are in `fintrec/learning/`. Each model starts from the seed and its own name,
 so it comes out the same whether or not the other is trained before it.
 """
@@ -17,9 +18,13 @@ from fintrec.checkpoint import Checkpoint
 from fintrec.datasets import TrainingSet
 from fintrec.evaluation import evaluate, impressions, score
 from fintrec.exposure import ExposurePrior, exposure_prior, no_prior
-from fintrec.learning.loop import Progress, Report, TrainingFailed, fit, silent
+from fintrec.learning.compute import CPU, Compute
+from fintrec.learning.joint import joint_task
+from fintrec.learning.loop import Progress, Report, Task, TrainingFailed, fit, silent
 from fintrec.learning.preparation import prepare
+from fintrec.learning.run_state import Run
 from fintrec.learning.tasks import NoExamples, click_task, conversion_task, sampled
+from fintrec.learning.warm_start import start_from
 from fintrec.models.config import Recipe
 from fintrec.models.pctr import Pctr
 from fintrec.models.pcvr import Pcvr
@@ -32,13 +37,16 @@ __all__ = [
     "Progress",
     "Trained",
     "TrainingFailed",
+    "completed",
     "prior_of",
+    "silent",
     "train",
     "train_models",
 ]
 
 BOTH: Final = ("pctr", "pcvr")
-TASKS: Final = {"pctr": ("pctr",), "pcvr": ("pcvr",), "both": BOTH}
+JOINT: Final = ("joint",)
+TASKS: Final = {"pctr": ("pctr",), "pcvr": ("pcvr",), "both": BOTH, "joint": JOINT}
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,32 +64,64 @@ def train_models(
     tasks: Sequence[str] = BOTH,
     minutes: float | None = None,
     report: Report = silent,
+    run: Run | None = None,
+    compute: Compute = CPU,
+    start: Checkpoint | None = None,
 ) -> Trained:
     """Train some of the models of a version on a data set, without a calibration.
 
-    `minutes` bounds the training of each. NoExamples if there is nothing to learn from,
-    TrainingFailed when a loss is no longer a number, ValueError on tasks that do not exist.
+    `tasks` is a value of TASKS; joint makes both models in one training
+    (`fintrec/learning/joint.py`), which a recipe with a shared trunk needs. `minutes` bounds each
+    training. With `run` each leaves its curve there, and goes on from the state that a killed one
+    left. `start` is a checkpoint whose weights it starts with.
+
+    Raises:
+        NoExamples: there is nothing to learn from.
+        TrainingFailed: a loss is no longer a number, or far above that of the base rates.
+        ConfigurationError: `run` or `start` is of something else.
+        ValueError: there are no such tasks, or the recipe forbids them.
     """
     tasks = tuple(tasks)
     if tasks not in TASKS.values():
         raise ValueError(f"tasks={tasks} is not one of {sorted(TASKS.values())}")
-    if recipe.model.shared_trunk:
+    if recipe.model.shared_trunk and tasks != JOINT:
         raise ValueError(f"shared_trunk: tasks={tasks} would train the trunk twice, expected joint")
     if data.vocabulary.items != data.items:
         raise ValueError("the data set's items are not its vocabulary's scored items")
+    names = BOTH if tasks == JOINT else tasks
     pctr, pcvr = _prepared(data, recipe)
+    if start is not None:
+        start_from(
+            start, {name: {"pctr": pctr, "pcvr": pcvr}[name] for name in names}, data, recipe
+        )
+    pctr.to(compute.device), pcvr.to(compute.device)
     history = {}
     for name in tasks:
-        torch.manual_seed(_seed(recipe.training.seed, "fit", name))
-        task: Any = (
-            click_task(pctr, data, recipe, prior_of(data, recipe))
-            if name == "pctr"
-            else conversion_task(pcvr, data, recipe.training)
-        )
-        history[name] = fit(task, recipe.training, minutes, report)
+        _seed_fit(recipe.training.seed, name, compute)
+        task = _task(name, pctr, pcvr, data, recipe, compute)
+        history[name] = fit(task, recipe.training, minutes, report, run=run, compute=compute)
     return Trained(
-        pctr.eval() if "pctr" in tasks else None, pcvr.eval() if "pcvr" in tasks else None, history
+        pctr.cpu().eval() if "pctr" in names else None,
+        pcvr.cpu().eval() if "pcvr" in names else None,
+        history,
     )
+
+
+def _task(
+    name: str, pctr: Pctr, pcvr: Pcvr, data: TrainingSet, recipe: Recipe, compute: Compute
+) -> Task[Any, Any]:
+    if name == "pctr":
+        return click_task(pctr, data, recipe, prior_of(data, recipe), compute)
+    if name == "pcvr":
+        return conversion_task(pcvr, data, recipe.training, compute)
+    parts = [_task(part, pctr, pcvr, data, recipe, compute) for part in BOTH]
+    return joint_task(*parts, seed=recipe.training.seed)
+
+
+def _seed_fit(seed: int, name: str, compute: Compute) -> None:
+    """Processes drop out unlike units: they have unlike examples."""
+    rank = compute.group.rank
+    torch.manual_seed(_seed(seed, "fit", name, *([str(rank)] if rank else [])))
 
 
 def prior_of(data: TrainingSet, recipe: Recipe) -> ExposurePrior:
@@ -115,11 +155,12 @@ def train(
     report: Report = silent,
     tasks: Sequence[str] = BOTH,
 ) -> Checkpoint:
-    """Train models and the calibration on a data set, and measure them.
+    """Train models and the calibration on a data set, and measure them; as `train_models`."""
+    return completed(train_models(data, recipe, tasks, minutes, report), data, recipe)
 
-    As `train_models`; the calibration is fitted on validation pages.
-    """
-    trained = train_models(data, recipe, tasks, minutes, report)
+
+def completed(trained: Trained, data: TrainingSet, recipe: Recipe) -> Checkpoint:
+    """The checkpoint of trained models: measured, with a calibration fitted on validation pages."""
     pctr, pcvr, prior = trained.pctr, trained.pcvr, prior_of(data, recipe)
     limit, seed = recipe.training.evaluation_rows, recipe.training.seed
     scored = score(pctr, pcvr, data, data.validation, sampled(data.validation, limit, seed))

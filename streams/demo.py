@@ -40,7 +40,18 @@ SURFACE: Final[dict[str, Any]] = {
 }
 # What a demo leaves in its folder; nothing else there is touched.
 LEFT_BY_A_DEMO: Final = (
-    *("bank", "bank.truth", "checkpoint", "faust", "feast", "kafka", "lake", "publish", "redis"),
+    *(
+        "bank",
+        "bank.truth",
+        "checkpoint",
+        "checkpoint.run",
+        "faust",
+        "feast",
+        "kafka",
+        "lake",
+        "publish",
+        "redis",
+    ),
     *("triton", "triton_models"),
     *(".bank.unfinished", ".bank.unfinished.truth"),  # of a simulation that was ended
 )

@@ -1,13 +1,23 @@
-"""`fintrec train`: train both models on a log and write a checkpoint."""
+"""`fintrec train`: train the models of a version on a log and write a checkpoint.
 
+Under torchrun (`python -m torch.distributed.run ... -m streams train ...`) each process runs this
+verb; only the first writes and prints.
+"""
+
+from contextlib import nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
+from fintrec.commands.train_bars import Bars
+
 if TYPE_CHECKING:
     from fintrec.datasets import TrainingSet
-    from fintrec.training import Progress
+    from fintrec.learning.compute import Compute
+    from fintrec.learning.run_state import Run
+    from fintrec.models.config import Recipe
+    from fintrec.training import Trained
 
 SETTING_HELP = "A field of the model or the training, such as d_model=32. Repeatable."
 
@@ -24,6 +34,28 @@ SETTING_HELP = "A field of the model or the training, such as d_model=32. Repeat
     default=Path("checkpoint"),
     show_default=True,
     help="Checkpoint directory to write.",
+)
+@click.option(
+    "--tasks",
+    type=click.Choice(["pctr", "pcvr", "both", "joint"]),
+    default="both",
+    show_default=True,
+    help="One model alone, both one after the other, or both in one training, which "
+    "--set shared_trunk=true needs.",
+)
+@click.option(
+    "--run",
+    "run_dir",
+    type=click.Path(path_type=Path, file_okay=False),
+    help="Directory of curves and states: after a kill the same command goes on there "
+    "[default: OUT.run].",
+)
+@click.option(
+    "--from",
+    "start_dir",
+    metavar="CHECKPOINT",
+    type=click.Path(path_type=Path, exists=True, file_okay=False),
+    help="Start with the weights of a checkpoint.",
 )
 @click.option(
     "--recipe", type=click.Choice(["tiny_cpu", "paper"]), default="tiny_cpu", show_default=True
@@ -49,19 +81,18 @@ SETTING_HELP = "A field of the model or the training, such as d_model=32. Repeat
     show_default=True,
     help="CPU threads. Small models gain little, and lose much where cores are shared.",
 )
+@click.option(
+    "--device", type=click.Choice(["auto", "cpu", "cuda"]), default="auto", show_default=True
+)
+@click.option(
+    "--precision",
+    type=click.Choice(["auto", "fp32", "bf16"]),
+    default="auto",
+    show_default=True,
+    help="Of matrix products; weights and losses are fp32. auto is bf16 on a GPU that has it.",
+)
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
-def train(
-    source: Path,
-    out: Path,
-    recipe: str,
-    split: str | None,
-    settings: tuple[str, ...],
-    minutes: float | None,
-    epochs: int | None,
-    seed: int | None,
-    threads: int,
-    as_json: bool,
-) -> None:
+def train(source: Path, out: Path, as_json: bool, threads: int, **options: Any) -> None:
     """Train pCTR, pCVR and the calibration on a log or a data set and write a checkpoint.
 
     The newest days are validation and test. Of all epochs the weights with the lowest validation
@@ -71,35 +102,83 @@ def train(
 
     from fintrec import calibration_report
     from fintrec.checkpoint import save
+    from fintrec.learning.compute import Compute, device_of, precision_of
+    from fintrec.learning.distributed import processes
     from fintrec.model_card import write as write_card
-    from fintrec.models.config import RECIPES
-    from fintrec.training import train as run
+    from fintrec.training import completed
 
-    changes = parsed(settings)
-    for name, value in (("epochs", epochs), ("seed", seed)):
-        if value is not None:
-            changes[name] = str(value)
-    try:
-        chosen = RECIPES[recipe]().with_settings(changes)
-    except ValueError as refused:
-        raise click.BadParameter(str(refused), param_hint="--set") from refused
+    recipe = _recipe(options)
     torch.set_num_threads(threads)
-    data = _data(source, split)
-    if as_json:
-        checkpoint = run(data, chosen, minutes)
-        save(checkpoint, out)
-        calibration_report.write(out, checkpoint, data, source.name)
-        write_card(out, checkpoint, data, source)
-        import orjson
-
-        click.echo(orjson.dumps({"checkpoint": str(out), **checkpoint.metrics}))
+    device = device_of(options["device"])
+    precision = precision_of(options["precision"], device)
+    with processes("nccl" if device.type == "cuda" else "gloo") as group:
+        data = _data(source, options["split"])
+        compute = Compute(device, precision, group)
+        shows = group.is_first and not as_json
+        run_dir = options["run_dir"] or out.with_name(f"{out.name}.run")
+        trained, run = _trained(data, recipe, compute, run_dir, shows, options)
+    if not group.is_first:
         return
-    with _Bars() as bars:
-        checkpoint = run(data, chosen, minutes, bars.show)
+    checkpoint = completed(trained, data, recipe)
     save(checkpoint, out)
+    run.finish()
     calibration_report.write(out, checkpoint, data, source.name)
     write_card(out, checkpoint, data, source)
-    _print(out, checkpoint.metrics)
+    if as_json:
+        import orjson
+
+        told = {"checkpoint": str(out), "run": str(run.directory), **checkpoint.metrics}
+        click.echo(orjson.dumps(told))
+    else:
+        _print(out, checkpoint.metrics)
+
+
+def _recipe(options: dict[str, Any]) -> "Recipe":
+    """The named recipe with what was asked otherwise."""
+    from fintrec.models.config import RECIPES
+
+    changes = parsed(options["settings"])
+    for name in ("epochs", "seed"):
+        if options[name] is not None:
+            changes[name] = str(options[name])
+    try:
+        recipe = RECIPES[options["recipe"]]().with_settings(changes)
+    except ValueError as refused:
+        raise click.BadParameter(str(refused), param_hint="--set") from refused
+    if recipe.model.shared_trunk and options["tasks"] != "joint":
+        raise click.BadParameter(
+            f"shared_trunk=true: --tasks {options['tasks']} would train the trunk twice, expected "
+            "--tasks joint",
+            param_hint="--set",
+        )
+    return recipe
+
+
+def _trained(
+    data: "TrainingSet",
+    recipe: "Recipe",
+    compute: "Compute",
+    run_dir: Path,
+    shows: bool,
+    options: dict[str, Any],
+) -> "tuple[Trained, Run]":
+    """The trained models, and the run whose states may go when they are saved."""
+    from fintrec.card_files import checkpoint_sha256
+    from fintrec.checkpoint import load
+    from fintrec.learning.fingerprint import made_of
+    from fintrec.learning.run_state import Run
+    from fintrec.training import TASKS, silent, train_models
+
+    start_dir, minutes = options["start_dir"], options["minutes"]
+    start, start_hash = None, None
+    if start_dir is not None:
+        start, start_hash = load(start_dir), checkpoint_sha256(start_dir)[:12]
+    run = Run(run_dir, made_of(data, recipe, minutes, compute, start_hash))
+    with Bars() if shows else nullcontext() as bars:
+        report = silent if bars is None else bars.show
+        tasks = TASKS[options["tasks"]]
+        trained = train_models(data, recipe, tasks, minutes, report, run, compute, start)
+    return trained, run
 
 
 def _data(source: Path, split: str | None) -> "TrainingSet":
@@ -131,42 +210,6 @@ def parsed(settings: tuple[str, ...]) -> dict[str, str]:
             raise click.BadParameter(f"{text!r} is not KEY=VALUE", param_hint="--set")
         found[key] = value
     return found
-
-
-class _Bars:
-    """One progress bar a model."""
-
-    def __init__(self) -> None:
-        from rich.console import Console
-        from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
-
-        self._progress = Progress(
-            TextColumn("{task.description}"),
-            BarColumn(),
-            TextColumn("epoch {task.fields[epoch]}  loss {task.fields[loss]:.4f}"),
-            TextColumn("validation {task.fields[validation]}"),
-            TimeElapsedColumn(),
-            console=Console(stderr=True),
-        )
-        self._tasks: dict[str, Any] = {}
-
-    def __enter__(self) -> "_Bars":
-        self._progress.start()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._progress.stop()
-
-    def show(self, progress: "Progress") -> None:
-        """Move the model's bar."""
-        if progress.model not in self._tasks:
-            self._tasks[progress.model] = self._progress.add_task(
-                progress.model, total=1.0, epoch=0, loss=0.0, validation="-"
-            )
-        changes: dict[str, Any] = {"epoch": progress.epoch, "loss": progress.loss}
-        if progress.validation is not None:
-            changes["validation"] = f"{progress.validation:.4f}"
-        self._progress.update(self._tasks[progress.model], completed=progress.share, **changes)
 
 
 def _print(out: Path, metrics: Any) -> None:

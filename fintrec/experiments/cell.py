@@ -74,6 +74,8 @@ def _predicted(
         found, notes = _rates(data, pages, cell)
     elif kind in ("forest", "boosting"):
         found, notes = _trees(out, setting, data, pages, cell)
+    elif kind == "neighbours":
+        found, notes = _neighbours(setting, data, pages)
     elif kind == "model":
         found, notes = _model(setting, data, pages, cell)
     else:
@@ -119,6 +121,14 @@ def _trees(out: Path, setting: Setting, data: TrainingSet, pages: Judged, cell: 
         "num_columns": len(design.names(train)),
     }
     return model.predict(test), notes
+
+
+def _neighbours(setting: Setting, data: TrainingSet, pages: Judged) -> Found:
+    from fintrec.baselines import neighbours
+
+    model = neighbours.fit(data, bank_data.held_out(data, setting))
+    notes = {"settings": model.config.to_dict(), "num_events": len(model.events_V)}
+    return model.predict(data, data.test, pages.pages), notes
 
 
 def _model(setting: Setting, data: TrainingSet, pages: Judged, cell: Cell) -> Found:

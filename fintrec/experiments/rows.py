@@ -57,6 +57,7 @@ class Cell:
 
 TABLE3: Final = (
     Row("base_rates", "each item's base rate", "rates"),
+    Row("neighbours", "recency-weighted item-kNN", "neighbours"),
     Row("forest", "RF + feature set", "forest", paper=0.0984),
     Row("forest_fm", "RF + feature set + FM", "waits", paper=0.0938),
     Row("boosting", "gradient boosting + feature set", "boosting"),

@@ -49,6 +49,8 @@ def estimated_seconds(cell: Cell, setting: Setting) -> float:
     share = _bank_seconds(setting) / 60
     if kind == "rates":
         return _LOAD_S * share
+    if kind == "neighbours":
+        return 60.0 * share
     if kind == "floor":
         return 90.0 * share
     if kind == "forest":

@@ -5,12 +5,12 @@ So the first step already knows what is rare, and a short training stays sane.
 
 from typing import Final
 
-import numpy as np
 import torch
 
 from features.encoding import encode_histories
 from features.history import as_of
 from fintrec.datasets import TrainingSet
+from fintrec.learning.base_rates import click_logits, conversion_logits
 from fintrec.learning.tasks import sampled
 from fintrec.models.embedding import HistoryEmbedding
 from fintrec.models.head import ItemHead
@@ -40,7 +40,5 @@ def prepare(pctr: Pctr, pcvr: Pcvr, data: TrainingSet, popularity: Popularity, s
         for scale, sample in ((embedding.dynamic_scale, dynamic), (item_head.static_scale, static)):
             if len(sample):
                 scale.fit(sample.mean(0), sample.std(0, correction=0))
-    rates = np.log(np.maximum(np.array(popularity.ctr), 1e-6))
-    pctr.item_head.output.bias.copy_(torch.from_numpy(rates))
-    cvr = np.clip(np.array(popularity.cvr), 1e-6, 0.5)
-    pcvr.item_head.output.bias.copy_(torch.from_numpy(np.log(cvr / (1 - cvr))))
+    pctr.item_head.output.bias.copy_(click_logits(popularity))
+    pcvr.item_head.output.bias.copy_(conversion_logits(popularity))

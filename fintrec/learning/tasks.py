@@ -3,11 +3,13 @@
 Every epoch's order, and its sample of pages, is drawn from a generator of (seed, epoch) alone.
 """
 
+from collections.abc import Iterable
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 import torch
+from torch import nn
 
 from features.errors import FintrecError
 from fintrec.batches import (
@@ -25,6 +27,8 @@ from fintrec.batches import (
 )
 from fintrec.datasets import Decisions, TrainingSet, label_known
 from fintrec.exposure import ExposurePrior
+from fintrec.learning import base_rates
+from fintrec.learning.compute import CPU, Compute
 from fintrec.learning.loop import Task
 from fintrec.models.config import Recipe, TrainingConfig
 from fintrec.models.pctr import Pctr
@@ -47,7 +51,11 @@ def sampled(decisions: Decisions, limit: int, seed: int) -> IntArray:
 
 
 def click_task(
-    model: Pctr, data: TrainingSet, recipe: Recipe, prior: ExposurePrior
+    model: Pctr,
+    data: TrainingSet,
+    recipe: Recipe,
+    prior: ExposurePrior,
+    compute: Compute = CPU,
 ) -> Task[Places, ClickBatch]:
     """pCTR on every clicked step of the training pages; NoExamples without clicks."""
     config = recipe.training
@@ -71,22 +79,27 @@ def click_task(
         return grouped(lengths, config.batch_size, np.random.default_rng([config.seed, epoch]))
 
     def batch(places: Places) -> ClickBatch:
-        chosen = [windows[place] for place in places.chosen]
-        return click_batch(data, data.train, chosen, places.bucket)
+        chosen = [windows[place] for place in compute.group.share(places.chosen)]
+        return compute.placed(click_batch(data, data.train, chosen, places.bucket))
 
-    @torch.inference_mode()
-    def validate() -> float:
-        sums = torch.zeros(1, 2, dtype=torch.float64)
-        for bucket, places in judged:
-            chosen = [held_out[place] for place in places]
-            sums += objective(click_batch(data, data.validation, chosen, bucket))
-        return _mean(sums)
+    def held_out_batch(places: Places) -> ClickBatch:
+        chosen = [held_out[place] for place in places.chosen]
+        return compute.placed(click_batch(data, data.validation, chosen, places.bucket))
 
-    return Task("pctr", model, objective, plan, batch, validate)
+    return Task(
+        "pctr",
+        model,
+        compute.group.wrapped(objective),
+        plan,
+        batch,
+        lambda: _judge(objective, map(held_out_batch, _own(judged, compute)), compute),
+        _click_tokens,
+        base_rates.click_loss(objective, data, windows),
+    )
 
 
 def conversion_task(
-    model: Pcvr, data: TrainingSet, config: TrainingConfig
+    model: Pcvr, data: TrainingSet, config: TrainingConfig, compute: Compute = CPU
 ) -> Task[Any, ConversionBatch]:
     """pCVR on pages, sampled by `page_rate`; NoExamples without pages or conversions."""
     held_out = sampled(data.validation, config.validation_rows, config.seed)
@@ -118,18 +131,45 @@ def conversion_task(
 
     def batch(planned: tuple[int, PageSample]) -> ConversionBatch:
         bucket, sample = planned
-        return conversion_batch(data, data.train, sample, bucket)
+        share = compute.group.share
+        sample = PageSample(share(sample.pages), share(sample.weight))
+        return compute.placed(conversion_batch(data, data.train, sample, bucket))
 
-    @torch.inference_mode()
-    def validate() -> float:
-        sums = torch.zeros(1, 2, dtype=torch.float64)
-        for bucket, places in judged:
-            sample = PageSample(held_out[places], np.ones(len(places), np.float32))
-            sums += objective(conversion_batch(data, data.validation, sample, bucket))
-        return _mean(sums)
+    def held_out_batch(places: Places) -> ConversionBatch:
+        sample = PageSample(held_out[places.chosen], np.ones(len(places.chosen), np.float32))
+        return compute.placed(conversion_batch(data, data.validation, sample, places.bucket))
 
-    return Task("pcvr", model, objective, plan, batch, validate)
+    return Task(
+        "pcvr",
+        model,
+        compute.group.wrapped(objective),
+        plan,
+        batch,
+        lambda: _judge(objective, map(held_out_batch, _own(judged, compute)), compute),
+        _conversion_tokens,
+        base_rates.conversion_loss(objective, data),
+    )
 
 
-def _mean(sums: torch.Tensor) -> float:
+def _click_tokens(batch: ClickBatch) -> int:
+    return int((batch.times_WT > 0).sum())
+
+
+def _conversion_tokens(batch: ConversionBatch) -> int:
+    return int((batch.times_BT > 0).sum())
+
+
+def _own(judged: list[Places], compute: Compute) -> list[Places]:
+    """The batches of a validation that this process computes."""
+    return judged[compute.group.rank :: compute.group.size]
+
+
+@torch.inference_mode()
+def _judge(objective: nn.Module, batches: Iterable[Any], compute: Compute) -> float:
+    """Mean loss over the batches of all processes."""
+    sums = torch.zeros(1, 2, dtype=torch.float64, device=compute.device)
+    for batch in batches:
+        with compute.autocast():
+            sums += objective(batch)
+    sums = compute.group.total(sums)
     return float((sums[:, 0] / sums[:, 1]).sum())

@@ -152,8 +152,8 @@ def test_a_time_budget_ends_the_training_and_still_validates() -> None:
     clock = iter(np.arange(0.0, 1000.0, 10.0))  # ten seconds pass at each look
     task = line_task([1.0] * 9, num_batches=100)
     found = fit(task, TrainingConfig(epochs=50), minutes=1.0, now=lambda: float(next(clock)))
-    # looks at 0 (start), 10, ... 60 s: five steps fit before the minute is over
-    assert found["steps"] == 5
+    # looks at 0 (start) and after each step, at 10, ... 60 s: the sixth ends the minute
+    assert found["steps"] == 6
     assert found["epochs"] == 1
     assert found["best_validation_loss"] == 1.0
 
