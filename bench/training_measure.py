@@ -148,7 +148,7 @@ def steps_against_products(
     count = [flops.training_flops(products) for products in found]
     num = _affordable(count, trainer.compute.device)
     bare = [_bare(p, True, trainer.compute) for p in found[:num]]
-    _train(trainer, batches[0], clock)
+    _train(trainer, trainer.compute.placed(batches[0]), clock)
     bare[0]()
     parts: dict[str, list[float]] = defaultdict(list)
     for repeat in range(repeats):
