@@ -4,7 +4,7 @@
 
 The training offers' last four tenths are judged one after the other, each by models that learned
 from what came before it; pretraining ends at its first offer. The forest and the line through the
-side features stand beside the encoder in the same folds. No test offer is looked at. A trial is one
+side features stand beside the encoder in the same folds, in the file's first line. No test offer is looked at. A trial is one
 line of the file.
 """
 
@@ -37,8 +37,10 @@ def folds(train: Offers) -> list[tuple[Offers, Offers]]:
     ]
 
 
-def trial(log: EventLog, settings: OfferSettings, seed: int = 0) -> dict[str, Any]:
-    """Log losses of the encoder, its members, and what stands beside it: mean and by fold."""
+def trial(
+    log: EventLog, settings: OfferSettings, seed: int = 0, *, beside: bool = True
+) -> dict[str, Any]:
+    """Log losses of the encoder, its members, and the baselines `beside` it: mean and by fold."""
     found: dict[str, list[float]] = {}
     for known, judged in folds(split(find_offers(log))[0]):
         train, test = windows_of(log, known, judged, settings)
@@ -47,8 +49,9 @@ def trial(log: EventLog, settings: OfferSettings, seed: int = 0) -> dict[str, An
         losses = {
             "encoder": ours["test"]["log_loss"],
             "one member": float(np.mean([member["log_loss"] for member in ours["members"]])),
-            **{name: one["log_loss"] for name, one in baselines(log, known, judged).items()},
         }
+        if beside:
+            losses |= {n: one["log_loss"] for n, one in baselines(log, known, judged).items()}
         for name, loss in losses.items():
             found.setdefault(name, []).append(round(loss, 4))
     return {
@@ -76,7 +79,8 @@ def main(path: str, trials: str, name: str, *changes: str) -> None:
     """Run one trial and append its line."""
     torch.set_num_threads(1)
     settings, begun = with_changes(OfferSettings(), list(changes)), time.perf_counter()
-    found = trial(read_event_log(Path(path)), settings)
+    log, is_first = read_event_log(Path(path)), not Path(trials).exists()
+    found = trial(log, settings, beside=is_first)
     line = {
         "name": name,
         "changes": list(changes),
