@@ -98,6 +98,20 @@ class Log:
     end_ms: int
 
 
+@dataclass(frozen=True, slots=True)
+class _Parts:
+    """What may bring the goals of (page, item), (D, I) each: log survivals, then expected numbers."""
+
+    past: FloatArray  # exposures before the page
+    later: FloatArray  # those from the page on
+    told: FloatArray  # triggers before the page
+    coming: FloatArray  # later ones
+    external: FloatArray
+    expected: FloatArray  # goals of exposures after this page and of triggers to come
+    here: FloatArray  # exposures on this page
+    caused: FloatArray  # goals of one exposure on this page
+
+
 class Forecast:
     """Probabilities of (page, item) labels, user by user."""
 
@@ -140,19 +154,11 @@ class Forecast:
         self, user: int, times: IntArray
     ) -> tuple[FloatArray, FloatArray, BoolArray, BoolArray, IntArray]:
         """(hindsight, foresight, label, known, item) of all (page, item), flat."""
-        mine = self._log.exposures.of(slice(*self._bounds[user : user + 2]))
-        triggers = self._mine(user)
-        kind, came = triggers.which, triggers.time_ms
-        past, later = self._exposed(mine, times)
-        told, coming = self._triggered(kind, came, times)
-        who = np.full(len(times), user)
-        external = self._external(who, times)
-        hindsight = 1 - np.exp(past + later + told + coming - external)
-        here, shows = self._shows(user, mine, times)
-        expected = self._expected(mine, shows, times) + self._retriggered(kind, came, times)
-        soon = self._soon(user, mine, here, shows, times)
-        foresight = 1 - np.exp(past + told - external - expected - soon)
-        closed = (self._owned_since[user] <= times[:, None])[:, self._catalogue.enrolls]
+        parts = self._parts(user, times)
+        before = parts.past + parts.told - parts.external
+        hindsight = 1 - np.exp(before + parts.later + parts.coming)
+        foresight = 1 - np.exp(before - parts.expected - parts.here * parts.caused)
+        closed = self._closed(user, times)
         label = self._labels(user, times)
         known = times[:, None] + self._window_ms <= self._log.end_ms
         item = np.broadcast_to(np.arange(label.shape[1]), label.shape)
@@ -163,6 +169,51 @@ class Forecast:
             known.ravel(),
             item.ravel(),
         )
+
+    def of_page(
+        self, user: int, times: IntArray
+    ) -> tuple[FloatArray, FloatArray, FloatArray, FloatArray]:
+        """What foresight says of an item when it is told whether the page shows it, (D, I) each.
+
+        - foresight, not told
+        - the probability of its goal if the page does not show it
+        - the probability of a goal that one exposure on the page leads to within the window, at a
+          typical position: P(goal | shown) = 1 - (1 - second) * (1 - third)
+        - how often the logging policy would show it on the page, 0 where it must not
+        """
+        parts = self._parts(user, times)
+        open_ = ~self._closed(user, times)
+        before = parts.past + parts.told - parts.external - parts.expected
+        return (
+            open_ * (1 - np.exp(before - parts.here * parts.caused)),
+            open_ * (1 - np.exp(before)),
+            open_ * parts.caused,
+            parts.here,
+        )
+
+    def _parts(self, user: int, times: IntArray) -> "_Parts":
+        mine = self._log.exposures.of(slice(*self._bounds[user : user + 2]))
+        triggers = self._mine(user)
+        kind, came = triggers.which, triggers.time_ms
+        past, later = self._exposed(mine, times)
+        told, coming = self._triggered(kind, came, times)
+        here, shows = self._shows(user, mine, times)
+        caused, more_pages = self._soon(user, mine, times)
+        expected = self._expected(mine, shows, times) + self._retriggered(kind, came, times)
+        return _Parts(
+            past=past,
+            later=later,
+            told=told,
+            coming=coming,
+            external=self._external(np.full(len(times), user), times),
+            expected=expected + more_pages * shows * caused,
+            here=here,
+            caused=caused,
+        )
+
+    def _closed(self, user: int, times: IntArray) -> BoolArray:
+        """Whether the product that each item opens is open already, (D, I)."""
+        return (self._owned_since[user] <= times[:, None])[:, self._catalogue.enrolls]
 
     def _exposed(self, mine: Exposures, times: IntArray) -> tuple[FloatArray, FloatArray]:
         """Log survival (D, I) of the goals of exposures before each page, and from it on."""
@@ -231,10 +282,10 @@ class Forecast:
         room_days = _room_ms(self._window_ms, TRIGGER_LAG_MS) / DAY_MS
         return np.asarray(goals_per_day @ self._serves * room_days)
 
-    def _soon(
-        self, user: int, mine: Exposures, here_DI: FloatArray, shows_DI: FloatArray, times: IntArray
-    ) -> FloatArray:
-        """Expected goals (D, I) of this page and the rest of the visit, by the needs of now."""
+    def _soon(self, user: int, mine: Exposures, times: IntArray) -> tuple[FloatArray, FloatArray]:
+        """Goals of one exposure within the window by the needs of now, (D, I), and the pages that
+        the visit is expected to go on for, (D, 1).
+        """
         page_ms = np.unique(mine.time_ms)
         opens = np.diff(page_ms, prepend=-APART_MS) > SESSION_GAP_MS
         first = np.maximum.accumulate(np.where(opens, np.arange(len(page_ms)), 0))
@@ -244,9 +295,9 @@ class Forecast:
         wants = self._log.people.levels(who, times) + fast_needs(self._mine(user), who, times)
         click = sigmoid(CLICK_INTERCEPT + NEED_WEIGHT * wants + _TYPICAL_EFFECT)
         ease = (click + (1 - click) * VIEW_GOAL_SHARE) * np.exp(GOAL_NEED_WEIGHT * wants)
-        shown = here_DI + REMAINING_PAGES[nth][:, None] * shows_DI
         goal = ease[:, self._catalogue.need] * self._catalogue.goal_rate
-        return np.asarray(shown * goal * -np.expm1(-self._window_ms / self._lag_ms))
+        caused = goal * -np.expm1(-self._window_ms / self._lag_ms)
+        return caused, REMAINING_PAGES[nth][:, None]
 
     def _mine(self, user: int) -> Triggers:
         some = slice(*self._trigger_bounds[user : user + 2])

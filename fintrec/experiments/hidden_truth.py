@@ -16,6 +16,7 @@ rightly so. By decile of its own prediction an honest model is right everywhere.
 Shapes: N examples, B pages, K items
 """
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Final
 
@@ -82,6 +83,48 @@ class Truth:
             )
         return shown.of(at)
 
+    def caused(self, shown: Exposures) -> FloatArray:
+        """Probabilities that exposures lead to their goals within the label windows."""
+        within = Mechanism(self.log.catalogue).within_window(self.window_days)
+        goal = shown.click * shown.if_clicked + (1 - shown.click) * shown.if_not
+        return np.asarray(goal * within[shown.item])
+
+    def forecast(
+        self, decisions: Decisions, pages: IntArray
+    ) -> tuple[FloatArray, FloatArray, BoolArray]:
+        """Hindsight, foresight and labels of any cause, (B, K) each."""
+        hindsight, foresight, label = self._by_user(
+            decisions, pages, 3, lambda asked, user, times: asked.of_user(user, times)[:3]
+        )
+        return hindsight, foresight, label > 0
+
+    def of_pages(self, decisions: Decisions, pages: IntArray) -> FloatArray:
+        """`Forecast.of_page` of pages, (4, B, K): foresight, P(goal | not shown), what an exposure
+        adds, how often the logging policy shows it.
+        """
+        return self._by_user(
+            decisions, pages, 4, lambda asked, user, times: asked.of_page(user, times)
+        )
+
+    def _by_user(
+        self,
+        decisions: Decisions,
+        pages: IntArray,
+        num: int,
+        ask: Callable[[Forecast, int, IntArray], tuple[npt.NDArray[Any], ...]],
+    ) -> FloatArray:
+        """`num` answers for every page and item, (num, B, K); asked once a user."""
+        from_ms = int(decisions.time_ms.min()) if len(decisions) else 0
+        forecast = Forecast(self.log, from_ms, self.window_days)
+        person = self.person(decisions.user[pages])
+        out = np.zeros((num, len(pages), len(self.column)))
+        for user in np.unique(person).tolist():
+            rows = np.flatnonzero(person == user)
+            times, place = np.unique(decisions.time_ms[pages[rows]], return_inverse=True)
+            for number, found in enumerate(ask(forecast, user, times)):
+                out[number, rows] = found.reshape(len(times), -1)[place][:, self.column]
+        return out
+
 
 def _keys(user: IntArray, item: IntArray, time_ms: IntArray) -> npt.NDArray[Any]:
     found = np.zeros(len(user), [("user", "i8"), ("time_ms", "i8"), ("item", "i8")])
@@ -109,10 +152,10 @@ def judge_conversions(
     """
     complete = label_known(data, decisions)[pages]
     label = converted(data, decisions, pages)
-    foresight = _foresight(known, decisions, pages)
+    _, foresight, _ = known.forecast(decisions, pages)
     row, slot = np.nonzero(decisions.shown[pages] >= 0)
     item = decisions.shown[pages[row], slot]
-    caused = _caused(known, known.exposures(decisions, pages[row], slot))
+    caused = known.caused(known.exposures(decisions, pages[row], slot))
     is_shown = np.zeros_like(complete)
     is_shown[row, item] = True
     return {
@@ -125,25 +168,6 @@ def judge_conversions(
             )
         },
     }
-
-
-def _caused(known: Truth, shown: Exposures) -> FloatArray:
-    within = Mechanism(known.log.catalogue).within_window(known.window_days)
-    goal = shown.click * shown.if_clicked + (1 - shown.click) * shown.if_not
-    return np.asarray(goal * within[shown.item])
-
-
-def _foresight(known: Truth, decisions: Decisions, pages: IntArray) -> FloatArray:
-    """Foresight's probability of any cause, (B, K)."""
-    from_ms = int(decisions.time_ms[pages].min()) if len(pages) else 0
-    forecast = Forecast(known.log, from_ms, known.window_days)
-    person, out = known.person(decisions.user[pages]), np.zeros((len(pages), len(known.column)))
-    for user in np.unique(person).tolist():
-        rows = np.flatnonzero(person == user)
-        times, place = np.unique(decisions.time_ms[pages[rows]], return_inverse=True)
-        _, found, _, _, _ = forecast.of_user(user, times)
-        out[rows] = found.reshape(len(times), -1)[place][:, known.column]
-    return out
 
 
 def compared(

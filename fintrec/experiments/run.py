@@ -19,7 +19,7 @@ from fintrec.experiments.rows import TABLES, Cell, cells
 from fintrec.experiments.schedule import Tick
 from fintrec.experiments.setting import DATASET, LOG, Setting, claim
 
-_PAGES_A_SECOND: Final = 330.0  # of training a transformer of the recipe at window 120, one thread
+_PAGES_A_SECOND: Final = 420.0  # of training a transformer of the recipe at window 120, one thread
 _LOAD_S: Final = 12.0
 _CLICKS_S: Final = 150.0
 
@@ -49,6 +49,8 @@ def estimated_seconds(cell: Cell, setting: Setting) -> float:
     share = _bank_seconds(setting) / 60
     if kind == "rates":
         return _LOAD_S * share
+    if kind == "neighbours":
+        return 60.0 * share
     if kind == "floor":
         return 90.0 * share
     if kind == "forest":
