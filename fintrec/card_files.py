@@ -7,6 +7,7 @@ CHECKPOINT/judged.npz      test losses summed by user
 
 import hashlib
 import json
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Final
 
@@ -16,7 +17,7 @@ import numpy.typing as npt
 from features.errors import ConfigurationError
 from fintrec.manifest import file_sha256
 
-FORMAT: Final = 1
+FORMAT: Final = 2
 CARD, TEXT, SUMS = "card.json", "MODEL_CARD.md", "judged.npz"
 CHECKPOINT: Final = "checkpoint.json"  # as in fintrec/checkpoint.py, which imports torch
 Sums = dict[str, npt.NDArray[Any]]
@@ -25,7 +26,8 @@ Sums = dict[str, npt.NDArray[Any]]
 def read_card(directory: Path) -> dict[str, Any]:
     """The card of a checkpoint; ConfigurationError without one, or when it is of another.
 
-    A card is of the checkpoint beside it if the hash of weights and metadata says so.
+    A card is of the checkpoint beside it if the hash of weights and metadata says so; the error
+    names the file that differs.
     """
     path = directory / CARD
     if not path.is_file():
@@ -36,10 +38,25 @@ def read_card(directory: Path) -> dict[str, Any]:
     found = checkpoint_sha256(directory)
     if card["hashes"]["checkpoint"] != found:
         raise ConfigurationError(
-            f"{path}: is the card of checkpoint {card['hashes']['checkpoint'][:12]}, "
-            f"beside it lies {found[:12]}: train again"
+            f"{path}: is the card of checkpoint {card['hashes']['checkpoint'][:12]}, beside it lies "
+            f"{found[:12]}: {_what_differs(directory, card)}; restore the file, or train again"
         )
     return card
+
+
+def _what_differs(directory: Path, card: Mapping[str, Any]) -> str:
+    weights = {f"{name}.safetensors": told for name, told in card["models"].items()}
+    for name, told in weights.items():
+        path = directory / name
+        if not path.is_file():
+            return f"{name} is missing"
+        found = file_sha256(path)
+        if found != told["weights_sha256"]:
+            return f"{name} has SHA-256 {found[:12]}, the card {told['weights_sha256'][:12]}"
+    for path in sorted(directory.glob("*.safetensors")):
+        if path.name not in weights:
+            return f"{path.name} is none of the card's models"
+    return f"{CHECKPOINT} is not the one that was judged"
 
 
 def parsed_card(path: Path) -> dict[str, Any]:

@@ -1,11 +1,13 @@
 """The text of a model card, made of `card.json` alone: Markdown that a person reads."""
 
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from datetime import UTC, datetime
 from typing import Any, Final
 
+from fintrec.card_truth import truth_lines
 from fintrec.machine import in_words
+from fintrec.result_files import markdown_table
 
 LABELS: Final = {
     "pctr_log_loss": "click, log loss",
@@ -38,6 +40,11 @@ def card_text(card: Card) -> str:
         ["## Data", "", *_data(card)],
         ["## Metrics", "", *_metrics(card)],
         ["## Calibration", "", *_calibration(card)],
+        *(
+            [["## Calibration against the hidden truth", "", *truth_lines(card["hidden_truth"])]]
+            if "hidden_truth" in card
+            else []
+        ),
         ["## Fairness", "", *_fairness(card)],
         ["## Training", "", *_training(card)],
         ["## Hashes", "", *_hashes(card)],
@@ -117,8 +124,12 @@ def _data(card: Card) -> list[str]:
         for name in ("made_by", "size", "seed")
         if name in log
     )
+    span = ""
+    if {"start_ms", "end_ms"} <= set(log):
+        span = f", events from {date_of(log['start_ms'])} to {date_of(log['end_ms'])}"
     lines = [
-        f"{data['kind']} `{data['name']}`" + (f" ({made})" if made else "") + "; pages by UTC:",
+        f"{data['kind']} `{data['name']}`" + (f" ({made})" if made else "") + f"{span}; times are "
+        "UTC. Pages, and what came of them:",
         "",
     ]
     columns = ("pages", "users", "impressions", "clicks", "conversions")
@@ -131,16 +142,11 @@ def _data(card: Card) -> list[str]:
         ]
         for name, found in data["periods"].items()
     ]
-    lines += table(("period", "first page", "last page", *columns), rows)
+    lines += markdown_table(("period", "first page", "last page", *columns), rows)
     left_out = ", ".join(
         f"{name.replace('_', ' ')} {count:,}" for name, count in data["exclusions"].items() if count
     )
-    return [
-        *lines,
-        "",
-        f"Left out: {left_out or 'nothing'}.",
-        f"Hash of the decisions: `{data['sha256'][:16]}`.",
-    ]
+    return [*lines, "", f"Left out: {left_out or 'nothing'}."]
 
 
 def _metrics(card: Card) -> list[str]:
@@ -162,8 +168,12 @@ def _metrics(card: Card) -> list[str]:
         f"{found['labels']:,} conversion labels with {found['conversions']:,} positives"
         for period, found in judged.items()
     ]
-    lines = table(("", *judged), rows)
-    return [*lines, "", "In brackets the 95 % interval, by resampling users.", "", *counts]
+    lines = markdown_table(("", *judged), rows)
+    told = (
+        "In brackets the 95 % interval, by resampling users. Validation chose the epoch and the "
+        "calibration, so the test numbers are those to quote."
+    )
+    return [*lines, "", told, "", *counts]
 
 
 def constant_log_loss(positives: int, rows: int) -> float | None:
@@ -190,7 +200,7 @@ def _calibration(card: Card) -> list[str]:
             for r in rows
         ]
         lines += ["", f"{_OF_MODEL[name]}, test, ten groups of equal size by prediction:", ""]
-        lines += table(("examples", "positives", "predicted", "observed"), cells)
+        lines += markdown_table(("examples", "positives", "predicted", "observed"), cells)
     return lines
 
 
@@ -198,13 +208,14 @@ def _fairness(card: Card) -> list[str]:
     told = card["fairness"]
     lines = [
         "Predicted minus observed rate of groups on test, with its 95 % interval. A group whose "
-        "interval does not hold 0 is flagged; of twenty that fit, one is flagged by chance. Age is "
-        "no feature.",
+        "interval does not hold 0 is flagged; of twenty that fit, one is flagged by chance. One of "
+        f"fewer than {told['min_users']} users or {told['min_positives']} positives is too small for a verdict. "
+        "Age is no feature.",
     ]
     lines += [f"Slices by {name}: not available, the data have none." for name in told["missing"]]
     for name, found in told["slices"].items():
         lines += ["", f"{_OF_MODEL[name]}:", ""]
-        lines += table(
+        lines += markdown_table(
             (
                 "",
                 "group",
@@ -246,10 +257,11 @@ def _training(card: Card) -> list[str]:
         + ", ".join(f"{label} {told[key]:,}" for key, label in _COSTS.items() if key in told)
         for name, told in cost["training"].items()
     ]
+    seconds = sum(told.get("seconds", 0) for told in cost["training"].values())
     settings = ", ".join(f"{k} {v}" for k, v in card["recipe"]["training"].items())
     return [
         *lines,
-        f"- {in_words(cost['machine'])}; peak memory {cost['peak_memory_mb']:,} MB",
+        f"- in all {seconds:,.0f} s on {in_words(cost['machine'])}; peak memory {cost['peak_memory_mb']:,} MB",
         f"- recipe `{card['recipe']['name']}`: {settings}",
     ]
 
@@ -257,14 +269,5 @@ def _training(card: Card) -> list[str]:
 def _hashes(card: Card) -> list[str]:
     rows = [[name.replace("_", " "), f"`{value}`"] for name, value in card["hashes"].items()]
     rows += [[f"{name} weights", f"`{m['weights_sha256']}`"] for name, m in card["models"].items()]
-    return table(("of", "SHA-256, or version"), rows)
-
-
-def table(names: Iterable[str], rows: Iterable[Iterable[str]]) -> list[str]:
-    """Lines of a Markdown table."""
-    head = list(names)
-    return [
-        "| " + " | ".join(head) + " |",
-        "|" + " --- |" * len(head),
-        *("| " + " | ".join(row) + " |" for row in rows),
-    ]
+    rows.append(["data, every row and label (BLAKE2b)", f"`{card['data']['hash']}`"])
+    return markdown_table(("of", "SHA-256, or version"), rows)

@@ -8,7 +8,6 @@ A checkpoint may hold one model alone, for experiments; serving needs both. Mode
 its weights in both files, so either file is a whole model.
 """
 
-import hashlib
 import json
 import os
 from collections.abc import Mapping
@@ -20,12 +19,11 @@ from typing import Any, Final
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
-import features
-import fintrec
 from features.errors import ConfigurationError
 from features.spec import registry_fingerprint
 from features.vocabulary import Vocabulary
 from fintrec.calibration import Calibration
+from fintrec.code_version import code_version as code_version
 from fintrec.models.config import Recipe
 from fintrec.models.pctr import Pctr
 from fintrec.models.pcvr import Pcvr
@@ -65,18 +63,6 @@ class Checkpoint:
                 "pctr, pcvr and a calibration: train with --tasks both or --tasks joint"
             )
         return self.pctr, self.pcvr, self.calibration
-
-
-def code_version() -> str:
-    """Package version and a hash of the sources that decide what a model computes."""
-    digest = hashlib.sha256()
-    for package in (features, fintrec):
-        assert package.__file__ is not None
-        root = Path(package.__file__).parent
-        for path in sorted(root.rglob("*.py")):
-            digest.update(f"{package.__name__}/{path.relative_to(root).as_posix()}\n".encode())
-            digest.update(path.read_bytes())
-    return f"{installed('fintrec')}+{digest.hexdigest()[:12]}"
 
 
 def save(checkpoint: Checkpoint, directory: Path) -> None:

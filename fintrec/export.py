@@ -42,6 +42,7 @@ from fintrec.served_config import MAX_BATCH, Kind, Signature, config_text, signa
 SCRIPT: Final = "model.pt"
 PROGRAM: Final = "model.pt2"
 CONFIG: Final = "config.pbtxt"
+Check = Callable[[Checkpoint, Mapping[str, Path]], object]
 
 
 def export(
@@ -50,10 +51,12 @@ def export(
     kind: Kind = "cpu",
     program: bool = False,
     above: int = 0,
+    check: Check | None = None,
 ) -> int:
     """Write the next version of all four models and return its number, which is above `above`.
 
-    `program` also writes the `torch.export` program of each.
+    `program` also writes the `torch.export` program of each. `check` is given the checkpoint and the
+    script of each model before the version appears; if it raises, it never does.
     """
     checkpoint = load(checkpoint_dir)
     number = next_version(repository, above)
@@ -71,7 +74,11 @@ def export(
     def manifest(hashes: Mapping[str, str]) -> Manifest:
         return _manifest(checkpoint, number, hashes, checkpoint_sha256(checkpoint_dir))
 
-    _publish(repository, number, kind, write, manifest)
+    def check_scripts(folders: Mapping[str, Path]) -> None:
+        if check is not None:
+            check(checkpoint, {name: folder / SCRIPT for name, folder in folders.items()})
+
+    _publish(repository, number, kind, write, manifest, check_scripts)
     return number
 
 
@@ -81,8 +88,12 @@ def _publish(
     kind: Kind,
     write: Callable[[str, Path], None],
     manifest_of: Callable[[Mapping[str, str]], Manifest],
+    check: Callable[[Mapping[str, Path]], None] = lambda folders: None,
 ) -> None:
-    """Make a version of what `write` puts into each model's folder, whole or not at all."""
+    """Make a version of what `write` puts into each model's folder, whole or not at all.
+
+    `check` sees the folders before they are moved to their places.
+    """
     partial = {name: repository / name / f".{number}.partial" for name in SERVED}
     try:
         for name, folder in partial.items():
@@ -96,6 +107,7 @@ def _publish(
         }
         manifest = manifest_of(hashes)
         (partial[SERVED[0]] / FILE).write_text(json.dumps(manifest.to_dict(), indent=1) + "\n")
+        check(partial)
         _write_configs(manifest, repository, kind)
         for name in reversed(SERVED):
             os.rename(partial[name], repository / name / str(number))
@@ -131,9 +143,9 @@ def withdraw(repository: Path, version: int, kind: Kind) -> None:
     """Remove a version from the repository, its manifest first; the others are served as before."""
     for name in SERVED:
         folder = repository / name / str(version)
+        gone = repository / name / f".{version}.partial"  # also of an export that was killed
+        shutil.rmtree(gone, ignore_errors=True)
         if folder.exists():
-            gone = repository / name / f".{version}.partial"
-            shutil.rmtree(gone, ignore_errors=True)
             os.rename(folder, gone)
             shutil.rmtree(gone)
     left = versions(repository)

@@ -5,6 +5,7 @@ Both run on histories and pages drawn at random from the vocabulary, unknown nam
 Shapes: B batch
 """
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Final
 
@@ -18,7 +19,7 @@ from features.history import ROW, WINDOW, Rows, bounded, ordered
 from features.spec import CONTEXT_WIDTH, DAY_MS
 from features.vocabulary import CLOSED_FIELDS, Vocabulary, fingerprint
 from fintrec.checkpoint import Checkpoint
-from fintrec.export import SCRIPT, load_script, served_modules
+from fintrec.export import load_script, served_modules
 from fintrec.models.served import Head
 
 LENGTHS: Final = (0, 3, 40, WINDOW)  # of the histories of a batch
@@ -27,18 +28,25 @@ _NOW_MS: Final = 1_795_900_000_000
 _POSITIONS: Final = 6
 
 
-def check_parity(checkpoint: Checkpoint, repository: Path, version: int) -> float:
-    """The largest difference of any output; ConfigurationError if it is above TOLERANCE."""
-    rng = np.random.default_rng(version)
+def check_parity(checkpoint: Checkpoint, scripts: Mapping[str, Path]) -> float:
+    """The largest difference of any output; ConfigurationError if it is above TOLERANCE.
+
+    `scripts` is the TorchScript file of each served model.
+    """
+    rng = np.random.default_rng(0)
     largest = 0.0
     for name, module in served_modules(checkpoint).items():
-        path = repository / name / str(version) / SCRIPT
+        path = scripts[name]
         script = load_script(path)
         for _ in range(2):
             inputs = _inputs(name, checkpoint, rng)
             with torch.inference_mode():
                 expected, found = (_outputs(run(*inputs)) for run in (module, script))
             for one, other in zip(expected, found, strict=True):
+                if not (torch.isfinite(one).all() and torch.isfinite(other).all()):
+                    raise ConfigurationError(
+                        f"{path}: gives logits or states that are not finite, expected numbers"
+                    )
                 largest = max(largest, float((one.float() - other.float()).abs().max()))
         if not largest <= TOLERANCE:
             raise ConfigurationError(

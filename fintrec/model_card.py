@@ -18,21 +18,25 @@ import numpy as np
 import numpy.typing as npt
 
 from features.spec import registry_fingerprint
-from fintrec import datasets, judged, logs
+from fintrec import datasets, judged
+from fintrec.card_data import log_facts
 from fintrec.card_files import CARD, FORMAT, SUMS, TEXT, checkpoint_sha256
 from fintrec.card_text import card_text
-from fintrec.checkpoint import Checkpoint, code_version
+from fintrec.checkpoint import Checkpoint
+from fintrec.code_version import code_version
 from fintrec.datasets import PERIODS, Decisions, TrainingSet
 from fintrec.evaluation import Scored, score
 from fintrec.exposure import exposure_prior, no_prior
-from fintrec.fairness import AGE, groups_of, slices
+from fintrec.fairness import AGE, MIN_POSITIVES, MIN_USERS, groups_of, slices
 from fintrec.intervals import user_sums
 from fintrec.judged import Judged
 from fintrec.learning import fingerprint
+from fintrec.learning.tasks import sampled
 from fintrec.machine import describe, peak_memory_bytes
 from fintrec.manifest import file_sha256
 
 MAX_PAGES: Final = 2_048  # that a card judges of each period, so that it costs seconds
+PAGES_SEED: Final = 0  # not the recipe's: models that differ in it are compared on the same pages
 MODELS: Final = ("pctr", "pcvr")
 IntArray = npt.NDArray[np.int64]
 
@@ -46,6 +50,7 @@ def write(
     """
     parts = {name: _judge(checkpoint, data, getattr(data, name)) for name in PERIODS[1:]}
     test = parts["test"]
+    _write_sums(directory, test, data)
     groups = groups_of(data, data.test, source)
     card = {
         "format": FORMAT,
@@ -58,6 +63,8 @@ def write(
         "calibration": _calibration(checkpoint, test),
         "fairness": {
             "period": "test",
+            "min_users": MIN_USERS,
+            "min_positives": MIN_POSITIVES,
             "attributes": [group.attribute for group in groups],
             "missing": [] if any(group.attribute == AGE for group in groups) else [AGE],
             "slices": {name: slices(rows, groups) for name, rows in test.rows.items() if len(rows)},
@@ -68,12 +75,17 @@ def write(
             "code": code_version(),
             "feature_registry": registry_fingerprint(),
             "vocabulary": vocabulary_sha256(checkpoint),
+            "judged": file_sha256(directory / SUMS),
         },
     }
-    _write_sums(directory, test, data)
+    write_files(directory, card)
+    return card
+
+
+def write_files(directory: Path, card: Mapping[str, Any]) -> None:
+    """Put a card beside its checkpoint, in both forms."""
     _replace(directory / CARD, (json.dumps(card, indent=1) + "\n").encode())
     _replace(directory / TEXT, card_text(card).encode())
-    return card
 
 
 def vocabulary_sha256(checkpoint: Checkpoint) -> str:
@@ -93,7 +105,7 @@ class _Part:
 
 def _judge(checkpoint: Checkpoint, data: TrainingSet, decisions: Decisions) -> _Part:
     config = checkpoint.recipe.training
-    pages = _sample(len(decisions), min(MAX_PAGES, config.evaluation_rows), config.seed)
+    pages = sampled(decisions, min(MAX_PAGES, config.evaluation_rows), PAGES_SEED)
     scored = score(checkpoint.pctr, checkpoint.pcvr, data, decisions, pages)
     part = _Part(_counts(scored, decisions, data))
     if checkpoint.pctr is not None and checkpoint.calibration is not None:
@@ -127,14 +139,6 @@ def _next_clicks(
             part.metrics[f"pctr_recall_at_{k}"] = judged.mean_interval(hits, user)
 
 
-def _sample(num_pages: int, limit: int, seed: int) -> IntArray:
-    """The pages that training's own metrics are of, when the limits agree."""
-    pages = np.arange(num_pages, dtype=np.int64)
-    if num_pages <= limit:
-        return pages
-    return np.sort(np.random.default_rng(seed).choice(pages, limit, replace=False))
-
-
 def _counts(scored: Scored, decisions: Decisions, data: TrainingSet) -> dict[str, Any]:
     pages = np.sort(scored.pages)
     shown, clicked = decisions.shown[pages], decisions.clicked[pages]
@@ -160,24 +164,11 @@ def _known(decisions: Decisions, pages: IntArray, data: TrainingSet) -> list[int
 
 
 def _data(data: TrainingSet, source: Path | None) -> dict[str, Any]:
-    digest = hashlib.sha256(json.dumps(data.items).encode())
-    for name in PERIODS:
-        part = getattr(data, name)
-        for field in (
-            "user",
-            "time_ms",
-            "request",
-            "static",
-            "shown",
-            "clicked",
-            "converted_items",
-        ):
-            digest.update(np.ascontiguousarray(getattr(part, field)).tobytes())
     return {
         "kind": _kind(source),
         "name": source.resolve().name if source is not None else "",
-        "log": _log_facts(source),
-        "sha256": digest.hexdigest(),
+        "log": log_facts(source),
+        "hash": fingerprint.data_hash(data),
         "users": len(data.logs),
         "items": len(data.items),
         "periods": {name: _period(getattr(data, name)) for name in PERIODS},
@@ -189,16 +180,6 @@ def _kind(source: Path | None) -> str:
     if source is None:
         return "memory"
     return "data set" if datasets.is_dataset(source) else "log"
-
-
-def _log_facts(source: Path | None) -> dict[str, Any]:
-    """Who made the log, its size and seed, as its manifest says; {} where it says nothing."""
-    if source is None:
-        return {}
-    is_dataset = datasets.is_dataset(source)
-    found = datasets.read_manifest(source)["log"] if is_dataset else logs.read_manifest(source)
-    wanted = ("made_by", "size", "seed", "num_users", "start_ms", "end_ms")
-    return {name: found[name] for name in wanted if name in found}
 
 
 def _period(decisions: Decisions) -> dict[str, Any]:

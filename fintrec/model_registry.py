@@ -60,7 +60,7 @@ def _found(directory: Path) -> Found:
     try:
         card = read_card(directory)
     except ConfigurationError as refused:
-        return Found(directory, sha256, None, str(refused))
+        return Found(directory, sha256, None, str(refused).removeprefix(f"{directory}/"))
     problem = ""
     if card["hashes"]["feature_registry"] != registry_fingerprint():
         problem = "of another feature registry"
@@ -176,7 +176,7 @@ def differences(first: Mapping[str, Any], second: Mapping[str, Any]) -> dict[str
 
 _FACTS: Final[Mapping[str, Callable[[Mapping[str, Any]], Any]]] = {
     "recipe": lambda card: card["recipe"]["name"],
-    "data": lambda card: card["data"]["sha256"][:12],
+    "data": lambda card: card["data"]["hash"],
     "data source": lambda card: card["data"]["name"],
     "newest training page": lambda card: card["data"]["periods"]["train"]["last_ms"],
     "items": lambda card: card["data"]["items"],

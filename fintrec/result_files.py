@@ -118,11 +118,23 @@ def markdown_table(names: Iterable[str], lines: Iterable[Iterable[str]]) -> list
     ]
 
 
+def has_section(page: Path, name: str) -> bool:
+    """Whether a page has the marks of a section."""
+    return _section(name).search(page.read_text()) is not None
+
+
 def write_section(page: Path, name: str, text: str) -> None:
     """Put a text between `<!-- results:NAME -->` and its end mark; ConfigurationError without them."""
-    begin, end = f"<!-- results:{name} -->", f"<!-- /results:{name} -->"
-    old = page.read_text()
-    pattern = re.compile(re.escape(begin) + ".*?" + re.escape(end), re.DOTALL)
-    if not pattern.search(old):
+    begin, end = _marks(name)
+    if not has_section(page, name):
         raise ConfigurationError(f"{page} has no section {begin} ... {end} to write into")
-    page.write_text(pattern.sub(lambda _: f"{begin}\n{text}\n{end}", old))
+    page.write_text(_section(name).sub(lambda _: f"{begin}\n{text}\n{end}", page.read_text()))
+
+
+def _marks(name: str) -> tuple[str, str]:
+    return f"<!-- results:{name} -->", f"<!-- /results:{name} -->"
+
+
+def _section(name: str) -> re.Pattern[str]:
+    begin, end = map(re.escape, _marks(name))
+    return re.compile(f"{begin}.*?{end}", re.DOTALL)

@@ -5,6 +5,7 @@ recompute would give. The others: up to `repair_rows` a batch are encoded again,
 on the hidden states they have, flagged, or, without any usable ones, on their static context alone.
 """
 
+import logging
 from collections.abc import Sequence
 from typing import Protocol
 
@@ -18,6 +19,7 @@ from streams.metrics import REPAIRED
 from streams.model_versions import ModelVersions, ServedModel
 from streams.ranker import Row
 
+logger = logging.getLogger(__name__)
 BEHIND = "state_behind"
 OLDER_MODEL = "older_model"
 REPAIR_FAILED = "repair_failed"
@@ -65,7 +67,18 @@ class HiddenStates:
             groups.setdefault(model.version, []).append(row)
             row.model = model
         for members in groups.values():
-            self._head(members)
+            try:
+                self._head(members)
+            except ModelUnavailable as gone:
+                if members[0].model is active:
+                    raise
+                # Unloaded since the last poll, as when two promotions follow each other closely.
+                logger.info("older model not used reason=%s", gone)
+                for row in members:
+                    row.model, row.tier = active, STATIC
+                    row.flags[:] = [f for f in row.flags if f not in (BEHIND, OLDER_MODEL)]
+                    row.flags.append(NO_STATE)
+                self._head(members)
         return repaired
 
     def _repair(self, rows: Sequence[Row], active: ServedModel) -> list[Row]:

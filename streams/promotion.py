@@ -16,14 +16,14 @@ from pathlib import Path
 from features.errors import ConfigurationError, ModelUnavailable
 from fintrec import promotions
 from fintrec.card_files import CARD, SUMS, Sums, parsed_card, read_card, read_sums
-from fintrec.checkpoint import Checkpoint, code_version, load
+from fintrec.checkpoint import code_version, load
 from fintrec.export import export, kind_of, next_version, republish, withdraw
 from fintrec.export_parity import check_parity
-from fintrec.manifest import SERVED, load_manifest, verify, versions
+from fintrec.manifest import SERVED, load_manifest, versions
 from fintrec.model_registry import compare, is_same_test, worse_beyond_chance
 from fintrec.promotions import Entry, PromotionRefused
 from fintrec.served_config import Kind
-from streams.model_loading import load_version
+from streams.model_loading import load_version, served_version
 from streams.settings import Settings
 
 logger = logging.getLogger(__name__)
@@ -41,13 +41,9 @@ class Target:
 
     def served(self) -> int | None:
         """The version that workers use now; None without any. Raises ModelUnavailable."""
-        known = versions(self.repository)
         if self.is_offline:
-            return known[-1] if known else None
-        from streams.triton import TritonModels
-
-        ready = TritonModels(self.settings).ready_versions()
-        return max((version for version in ready if version in known), default=None)
+            return max(versions(self.repository), default=None)
+        return served_version(self.settings, self.repository)
 
     def load(self, version: int) -> None:
         """Have Triton load the newest versions and wait for this one."""
@@ -70,23 +66,25 @@ def promote(
     repository = target.repository
     with promotions.exclusive(repository):
         recover(target)
-        checkpoint = load(checkpoint_dir)
         card = read_card(checkpoint_dir)
+        load(checkpoint_dir)  # what cannot be loaded is refused before anything begins
         if len(card["models"]) < 2:
             raise ConfigurationError(
                 f"{checkpoint_dir} holds {' and '.join(card['models'])}, serving needs pctr and pcvr"
             )
         served = target.served()
-        note = ""
-        if is_gated and served is not None:
-            note = _gate(checkpoint_dir, repository, served, is_forced)
+        sha256, note = card["hashes"]["checkpoint"], ""
         runs_on = kind or kind_of(repository)
-        entry = _entry(target, promotions.PROMOTE, served, card["hashes"]["checkpoint"], note)
+        if served is not None:
+            _refuse_twice(checkpoint_dir, sha256, repository, served, runs_on)
+            if is_gated:
+                note = _gate(checkpoint_dir, repository, served, is_forced)
+        entry = _entry(target, promotions.PROMOTE, served, sha256, note)
         entry = replace(entry, checkpoint=str(checkpoint_dir.resolve()))
 
         def publish() -> None:
-            made = export(checkpoint_dir, repository, runs_on, above=entry.version - 1)
-            _check(checkpoint, repository, made)
+            above = entry.version - 1
+            export(checkpoint_dir, repository, runs_on, above=above, check=check_parity)
 
         return _change(target, entry, runs_on, publish)
 
@@ -112,6 +110,35 @@ def rollback(target: Target) -> Entry:
             republish(repository, earlier.version, runs_on, above=entry.version - 1)
 
         return _change(target, entry, runs_on, publish)
+
+
+def what_follows(target: Target, entry: Entry) -> str:
+    """What the workers do with a version from now on, for who made it the served one."""
+    if target.is_offline:
+        return (
+            "Triton serves it from its next start, or once it is asked to load encode, head, pctr "
+            "and pcvr (POST v2/repository/models/NAME/load)"
+        )
+    rate = target.settings.refresh_per_s
+    swept = f"stored states are encoded again, {rate} a second (refresh_per_s)"
+    if not rate:
+        swept = "stored states are encoded again as their users come (refresh_per_s is 0)"
+    meanwhile = "on their static context"
+    before = entry.version_before
+    if before is not None and _width(target, before) == _width(target, entry.version):
+        meanwhile = f"by version {before}, which stays loaded"
+    return (
+        f"workers take it up within a second; {swept}, until then scored {meanwhile}; nightly "
+        "features stay as they are"
+    )
+
+
+def _width(target: Target, version: int) -> int | None:
+    """Width of a version's stored states; None where this code cannot read it."""
+    try:
+        return load_manifest(target.repository, version).state_width
+    except ConfigurationError:
+        return None
 
 
 def recover(target: Target) -> Entry | None:
@@ -167,16 +194,26 @@ def _entry(
     )
 
 
+def _refuse_twice(
+    checkpoint_dir: Path, sha256: str, repository: Path, served: int, kind: Kind
+) -> None:
+    """A second version of the served models would make the next rollback go nowhere."""
+    try:
+        manifest = load_manifest(repository, served)
+    except ConfigurationError:
+        return  # of another feature registry, so of another checkpoint
+    made = (manifest.checkpoint, manifest.code, kind_of(repository))
+    if made == (sha256, code_version(), kind):
+        raise PromotionRefused(
+            f"{checkpoint_dir} is served already, as version {served}: nothing was done"
+        )
+
+
 def _user() -> str:
     try:
         return getpass.getuser()
     except (KeyError, OSError):  # a container's user without a name
         return f"uid {os.getuid()}"
-
-
-def _check(checkpoint: Checkpoint, repository: Path, version: int) -> None:
-    verify(load_manifest(repository, version), repository)
-    check_parity(checkpoint, repository, version)
 
 
 def _gate(checkpoint_dir: Path, repository: Path, served: int, is_forced: bool) -> str:

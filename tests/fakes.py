@@ -168,8 +168,8 @@ class RecordingProducer:
 class LocalModels:
     """Triton in a few lines of NumPy: hidden states that tell what was seen, logits made of them.
 
-    `hidden[0]` is the number of rows, `hidden[1]` the version. `fail` makes every call raise
-    ModelUnavailable; `spoil` may change what `encode` or `head` answers. `calls` are the names and
+    `hidden[0]` is the number of rows, `hidden[1]` the version. `fail` makes every call of
+    these names, or of a name's version (`head 1`), raise ModelUnavailable; `spoil` may change what `encode` or `head` answers. `calls` are the names and
     row counts of the calls.
     """
 
@@ -206,7 +206,7 @@ class LocalModels:
 
     def _answer(self, name: str, version: int, rows: int, answer: Any) -> Any:
         self.calls.append((name, version, rows))
-        if name in self.fail:
+        if {name, f"{name} {version}"} & self.fail:
             raise ModelUnavailable(f"triton: {name} {version}: connection refused")
         return self.spoil.get(name, lambda same: same)(answer)
 

@@ -1,16 +1,19 @@
 """`fintrec evaluate`: models on data that nobody here wrote, by published protocols."""
 
 import importlib
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final
+from typing import Final
 
 import click
 
-if TYPE_CHECKING:
-    from fintrec.public.suite import Say
-    from fintrec.result_files import ResultFolder
+from fintrec.commands.evaluate_form import (
+    bars,
+    budget_option,
+    json_option,
+    refuse_suspect,
+    show,
+    threads_option,
+)
 
 # form -> (module:attribute, one line of help); imported when called
 _FORMS: Final[dict[str, tuple[str, str]]] = {
@@ -74,22 +77,26 @@ class _Forms(click.Group):
 @click.option(
     "--seeds",
     type=click.IntRange(1),
-    default=1,
+    default=3,
     show_default=True,
-    help="Number of seeds, from 1 on, that each model is trained with.",
+    help="Number of seeds, from 0 on, that each model is trained with.",
 )
 @click.option(
-    "--budget-minutes",
-    type=click.FloatRange(0, min_open=True),
-    help="Wall time of each model's training at most.",
+    "--finished",
+    is_flag=True,
+    help="Train nothing: take the seeds whose models --out holds, such as those of a run that goes on.",
 )
+@budget_option()
 @click.option(
     "--markdown",
+    "pages",
     type=click.Path(path_type=Path, exists=True, dir_okay=False),
-    help="Write the table into this page, between its marks results:public.",
+    multiple=True,
+    help="Write the tables into this page, between its marks results:public and results:sequence. "
+    "Repeatable.",
 )
-@click.option("--threads", type=click.IntRange(1), default=1, show_default=True)
-@click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
+@threads_option
+@json_option
 @click.pass_context
 def evaluate(
     context: click.Context,
@@ -99,8 +106,9 @@ def evaluate(
     form: str | None,
     out: Path,
     seeds: int,
+    finished: bool,
     budget_minutes: float | None,
-    markdown: Path | None,
+    pages: tuple[Path, ...],
     threads: int,
     as_json: bool,
 ) -> None:
@@ -124,17 +132,17 @@ def evaluate(
         raise click.UsageError("--suite judges a folder, --data a file: give one of them")
     import torch
 
-    from fintrec.public.suite import files_of, run
+    from fintrec.public.suite import files_of, run, write_pages
     from fintrec.result_files import ResultFolder, typed_command
 
     torch.set_num_threads(threads)
     files = {str(form): data} if data is not None else files_of(_data_dir(data_dir))
     folder = ResultFolder(out, typed_command())
     with bars() as say:
-        found = run(files, folder, range(1, seeds + 1), budget_minutes, say)
-    if markdown is not None:
-        _write(found, markdown, folder)
+        found = run(files, folder, None if finished else range(seeds), budget_minutes, say)
+    write_pages(found, out, pages)
     show(found, as_json)
+    refuse_suspect(found)
 
 
 def _data_dir(data_dir: Path | None) -> Path:
@@ -145,63 +153,3 @@ def _data_dir(data_dir: Path | None) -> Path:
             f"no folder of public data at {_BESIDE}: give --data-dir, or --data FILE with --form"
         )
     return _BESIDE
-
-
-def _write(found: dict[str, Any], page: Path, folder: "ResultFolder") -> None:
-    from fintrec.public.suite import markdown
-    from fintrec.result_files import write_section
-
-    write_section(page, "public", markdown(found, folder))
-
-
-@contextmanager
-def bars() -> "Iterator[Say]":
-    """A progress bar with the time left on stderr for each kind of work."""
-    from rich.console import Console
-    from rich.progress import (
-        BarColumn,
-        Progress,
-        TextColumn,
-        TimeElapsedColumn,
-        TimeRemainingColumn,
-    )
-
-    with Progress(
-        TextColumn("{task.description}"),
-        BarColumn(),
-        TextColumn("{task.fields[text]}"),
-        TimeElapsedColumn(),
-        TimeRemainingColumn(),
-        console=Console(stderr=True),
-    ) as progress:
-        tasks: dict[str, Any] = {}
-
-        def say(what: str, share: float, text: str) -> None:
-            if what not in tasks:
-                tasks[what] = progress.add_task(what, total=1.0, text=text)
-            progress.update(tasks[what], completed=share, text=text)
-
-        yield say
-
-
-def show(found: dict[str, Any], as_json: bool) -> None:
-    """Print a run: its table, or one JSON object, that of its only form if it has one."""
-    if as_json:
-        import orjson
-
-        results = found["results"]
-        only = {**next(iter(results.values())), "goals": found["goals"]}
-        click.echo(orjson.dumps(only if len(results) == 1 else found))
-        return
-    from rich.console import Console
-    from rich.table import Table
-
-    from fintrec.public.goals import COLUMNS
-    from fintrec.public.suite import lines_of
-
-    table = Table(title="Public data", title_justify="left")
-    for name in COLUMNS:
-        table.add_column(name)
-    for line in lines_of(found):
-        table.add_row(*line.cells())
-    Console().print(table)

@@ -5,32 +5,16 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from fintrec.commands.evaluate_form import bars, form_options
+
 if TYPE_CHECKING:
     from fintrec.public.sequence_training import DecoderRecipe
 
 
 @click.command()
-@click.option(
-    "--data",
-    type=click.Path(path_type=Path, exists=True, dir_okay=False),
-    required=True,
-    metavar="FILE",
-    help="Text, a user a line, 'user item item ...', oldest first: docs/public_sequence.md.",
+@form_options(
+    "Text, a user a line, 'user item item ...', oldest first: docs/public_sequence.md.", 40.0
 )
-@click.option(
-    "--out",
-    type=click.Path(path_type=Path, file_okay=False),
-    help="Folder of result files, to go on where a run stopped [default: none are kept].",
-)
-@click.option("--seed", type=click.IntRange(0), default=0, show_default=True)
-@click.option(
-    "--budget-minutes",
-    type=click.FloatRange(0, min_open=True),
-    default=40,
-    show_default=True,
-    help="Wall time of the decoder's training at most.",
-)
-@click.option("--threads", type=click.IntRange(1), default=1, show_default=True)
 @click.option(
     "--set",
     "settings",
@@ -44,7 +28,6 @@ if TYPE_CHECKING:
     help="Write the figures of --out, all its seeds, into this page, between its marks "
     "results:sequence.",
 )
-@click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
 def sequence(
     data: Path,
     out: Path | None,
@@ -61,7 +44,6 @@ def sequence(
     """
     import torch
 
-    from fintrec.commands.evaluate import bars
     from fintrec.public import sequences
     from fintrec.result_files import ResultFolder, typed_command
 
@@ -76,7 +58,7 @@ def sequence(
         from fintrec.public.sequence_page import section
         from fintrec.result_files import write_section
 
-        write_section(markdown, "sequence", section(data, out))
+        write_section(markdown, "sequence", section(data.name, out))
     if as_json:
         import orjson
 

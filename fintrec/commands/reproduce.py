@@ -58,6 +58,11 @@ def _options(command: Any) -> Any:
                 type=click.Path(path_type=Path, exists=True, dir_okay=False),
                 help="Page whose section results:TABLE is written anew.",
             ),
+            click.option(
+                "--trials",
+                type=click.Path(path_type=Path, exists=True, dir_okay=False),
+                help="With --markdown: a file of trials, for the section results:TABLE_trials.",
+            ),
             click.option("--json", "as_json", is_flag=True, help="Print one JSON object."),
         )
     ):
@@ -87,12 +92,14 @@ def _reproduce(
     jobs: int,
     table_only: bool,
     markdown: Path | None,
+    trials: Path | None,
     as_json: bool,
 ) -> None:
     import dataclasses
 
     from fintrec.experiments import plots
     from fintrec.experiments import table as tables
+    from fintrec.experiments import trials as tried
     from fintrec.experiments.run import plan, run
     from fintrec.experiments.setting import SETTING, SETTINGS
     from fintrec.result_files import write_json, write_section
@@ -117,6 +124,8 @@ def _reproduce(
     text = tables.markdown(found, f"fintrec reproduce {table}")
     if markdown is not None:
         write_section(markdown, table, text)
+        if trials is not None:
+            write_section(markdown, f"{table}_trials", tried.markdown(tried.read(trials)))
     _show(found, text, out, table, as_json)
 
 

@@ -10,16 +10,21 @@ from fintrec import datasets
 from fintrec.datasets import Decisions, TrainingSet, converted, label_known
 from fintrec.experiments.setting import DATASET, Setting
 
-_TRAIN_SEED, _HELD_OUT_SEED, _JUDGED_SEED = 11, 12, 13  # pages are the same whatever is trained
+_TRAIN_SEED, _HELD_OUT_SEED, _JUDGED_SEED, _TRIED_SEED = (
+    11,
+    12,
+    13,
+    14,
+)  # pages are the same whatever is trained
 IntArray = npt.NDArray[np.int64]
 BoolArray = npt.NDArray[np.bool_]
 
 
 @dataclass(frozen=True, slots=True)
 class Judged:
-    """The test pages that every row is judged on, and what happened, (N, K) and (N, S)."""
+    """The pages that every row is judged on, and what happened, (N, K) and (N, S)."""
 
-    pages: IntArray  # (N,) places in the test decisions
+    pages: IntArray  # (N,) places in the decisions of their period
     user: IntArray  # (N,) places in the training set's users
     time_ms: IntArray
     converted: BoolArray
@@ -34,21 +39,31 @@ def load(out: Path) -> TrainingSet:
 
 
 def judged(data: TrainingSet, setting: Setting) -> Judged:
-    """The same pages for every row and seed."""
-    pages = _drawn(data.test, setting.judged_pages, _JUDGED_SEED)
+    """The same test pages for every row and seed."""
+    return judged_of(data, data.test, _drawn(data.test, setting.judged_pages, _JUDGED_SEED))
+
+
+def tried(data: TrainingSet, setting: Setting, limit: int) -> Judged:
+    """Validation pages that trials are judged on: none of them is held out for a calibration."""
+    others = np.setdiff1d(np.arange(len(data.validation)), held_out(data, setting))
+    return judged_of(data, data.validation, _drawn(data.validation, limit, _TRIED_SEED, others))
+
+
+def judged_of(data: TrainingSet, decisions: Decisions, pages: IntArray) -> Judged:
+    """Some pages of a period and what happened."""
     return Judged(
         pages=pages,
-        user=data.test.user[pages].astype(np.int64),
-        time_ms=data.test.time_ms[pages],
-        converted=converted(data, data.test, pages),
-        known=label_known(data, data.test)[pages],
-        shown=data.test.shown[pages],
-        clicked=data.test.clicked[pages],
+        user=decisions.user[pages].astype(np.int64),
+        time_ms=decisions.time_ms[pages],
+        converted=converted(data, decisions, pages),
+        known=label_known(data, decisions)[pages],
+        shown=decisions.shown[pages],
+        clicked=decisions.clicked[pages],
     )
 
 
 def held_out(data: TrainingSet, setting: Setting) -> IntArray:
-    """Validation pages that the trees are calibrated on."""
+    """Validation pages that calibrations are fitted on."""
     return _drawn(data.validation, setting.held_out_pages, _HELD_OUT_SEED)
 
 

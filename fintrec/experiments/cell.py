@@ -8,7 +8,6 @@ there. Killed before, it is run again from the start.
 
 import sys
 import time
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +17,7 @@ import numpy.typing as npt
 from fintrec.datasets import TrainingSet, converted, label_known
 from fintrec.experiments import bank_data, judge
 from fintrec.experiments.bank_data import Judged
-from fintrec.experiments.rows import TABLES, Cell, Task, cell_named
+from fintrec.experiments.rows import TABLES, Cell, Period, Task, calibrated, cell_named
 from fintrec.experiments.setting import (
     CELLS,
     DATASET,
@@ -29,7 +28,7 @@ from fintrec.experiments.setting import (
 )
 from fintrec.result_files import ResultFolder
 
-Found = tuple[npt.NDArray[Any], dict[str, Any]]  # predictions (N, K), what else is worth keeping
+Found = tuple[dict[str, npt.NDArray[Any]], dict[str, Any]]
 
 
 def run_cell(out: Path, table: str, cell: Cell) -> dict[str, Any]:
@@ -51,9 +50,9 @@ def run_cell(out: Path, table: str, cell: Cell) -> dict[str, Any]:
 def _computed(out: Path, setting: Setting, cell: Cell) -> dict[str, Any]:
     data = bank_data.load(out)
     pages = bank_data.judged(data, setting)
-    predicted, notes = _predicted(out, setting, data, pages, cell)
+    by_name, notes = predicted(out, setting, data, pages, cell)
     found = {}
-    for name, probability_NK in predicted.items():
+    for name, probability_NK in by_name.items():
         task: Task = "pctr" if name.startswith("clicks") else "pcvr"
         np.save(predictions_path(out, name), probability_NK.astype(np.float32))
         scopes = judge.scopes(pages, task, data.content_types)
@@ -61,36 +60,43 @@ def _computed(out: Path, setting: Setting, cell: Cell) -> dict[str, Any]:
     return {"metrics": found, "cpu_seconds": round(time.process_time(), 1), **notes}
 
 
-def _predicted(
-    out: Path, setting: Setting, data: TrainingSet, pages: Judged, cell: Cell
-) -> tuple[dict[str, npt.NDArray[Any]], dict[str, Any]]:
-    """Predictions (N, K) by name, the cell's own and of rows beside it, and what else to keep."""
+def predicted(
+    out: Path,
+    setting: Setting,
+    data: TrainingSet,
+    pages: Judged,
+    cell: Cell,
+    period: Period = "test",
+) -> Found:
+    """Predictions (N, K) of pages of a period by name, the cell's own and of rows beside it, and
+    what else is worth keeping.
+    """
     kind = cell.row.kind
     if kind == "floor":
         from fintrec.experiments import floor
 
         return floor.predictions(out / LOG, data, pages), {}
     if kind == "rates":
-        found, notes = _rates(data, pages, cell)
-    elif kind in ("forest", "boosting"):
-        found, notes = _trees(out, setting, data, pages, cell)
-    elif kind == "neighbours":
-        found, notes = _neighbours(setting, data, pages)
-    elif kind == "model":
-        found, notes = _model(setting, data, pages, cell)
-    else:
-        raise ValueError(f"{cell.row.name}: a row of kind {kind!r} has no cells")
-    return {cell.name: found}, notes
+        return {cell.name: _rates(data, pages, cell)}, {}
+    if kind in ("forest", "boosting"):
+        return _trees(out, setting, data, pages, cell, period)
+    if kind == "neighbours":
+        return _neighbours(setting, data, pages, cell, period)
+    if kind == "model":
+        return _model(setting, data, pages, cell, period)
+    raise ValueError(f"{cell.row.name}: a row of kind {kind!r} has no cells")
 
 
-def _rates(data: TrainingSet, pages: Judged, cell: Cell) -> Found:
+def _rates(data: TrainingSet, pages: Judged, cell: Cell) -> npt.NDArray[Any]:
     from fintrec.baselines import popularity
 
     fit = popularity.clicks if cell.row.task == "pctr" else popularity.conversions
-    return fit(data).predict(pages.pages), {}
+    return fit(data).predict(pages.pages)
 
 
-def _trees(out: Path, setting: Setting, data: TrainingSet, pages: Judged, cell: Cell) -> Found:
+def _trees(
+    out: Path, setting: Setting, data: TrainingSet, pages: Judged, cell: Cell, period: Period
+) -> Found:
     from fintrec.baselines import examples, trees
     from fintrec.baselines.design import Design, pages_of
 
@@ -107,60 +113,57 @@ def _trees(out: Path, setting: Setting, data: TrainingSet, pages: Judged, cell: 
         label_known(data, data.validation)[places],
     )
     model = trees.fit(classifier, design, train, chosen, validation)
-    test = pages_of(data.test, read.features["test"]).taken(pages.pages)
+    judged = pages_of(getattr(data, period), read.features[period]).taken(pages.pages)
     notes = {
         "settings": config.to_dict(),
         "examples": len(chosen),
         "positives": int(chosen.converted.sum()),
         "num_columns": len(design.names(train)),
     }
-    return model.predict(test), notes
+    return {cell.name: model.predict(judged)}, notes
 
 
-def _neighbours(setting: Setting, data: TrainingSet, pages: Judged) -> Found:
+def _neighbours(
+    setting: Setting, data: TrainingSet, pages: Judged, cell: Cell, period: Period
+) -> Found:
     from fintrec.baselines import neighbours
 
     model = neighbours.fit(data, bank_data.held_out(data, setting))
     notes = {"settings": model.config.to_dict(), "num_events": len(model.events_V)}
-    return model.predict(data, data.test, pages.pages), notes
+    return {cell.name: model.predict(data, getattr(data, period), pages.pages)}, notes
 
 
-def _model(setting: Setting, data: TrainingSet, pages: Judged, cell: Cell) -> Found:
+def _model(setting: Setting, data: TrainingSet, pages: Judged, cell: Cell, period: Period) -> Found:
     import torch
 
+    from fintrec.baselines import per_item
     from fintrec.calibration import conversion_probabilities
-    from fintrec.evaluation import score
-    from fintrec.training import train
+    from fintrec.calibration_choice import choose
+    from fintrec.evaluation import impressions, score
+    from fintrec.training import train_models
 
     torch.set_num_threads(1)
     recipe = setting.recipe_for(cell.row.changes, cell.seed)
     tasks = cell.row.tasks or (cell.row.task,)
     whole = data if cell.row.task == "pctr" else bank_data.thinned(data, setting)
-    trained = train(whole, recipe, tasks=tasks)
-    is_click = cell.row.task == "pctr"
-    scored = score(
-        trained.pctr if is_click else None,
-        None if is_click else trained.pcvr,
-        data,
-        data.test,
-        pages.pages,
-    )
+    trained = train_models(whole, recipe, tasks=tasks)
+    models = (trained.pctr, None) if cell.row.task == "pctr" else (None, trained.pcvr)
+    held = score(*models, data, data.validation, bank_data.held_out(data, setting))
+    scored = score(*models, data, getattr(data, period), pages.pages)
     order = np.argsort(scored.pages)
     notes = {
         "settings": recipe.to_dict(),
         "tasks": list(tasks),
         "train_pages": len(whole.train),
-        "training": dict(trained.metrics["training"]),
-        "validation": _validation(trained.metrics),
+        "training": trained.history,
     }
-    if is_click:
-        assert trained.calibration is not None
-        return trained.calibration.apply(scored.pctr_logits)[order], notes
-    return conversion_probabilities(scored.pcvr_logits)[order], notes
-
-
-def _validation(metrics: Mapping[str, Any]) -> dict[str, Any]:
-    return {name: value for name, value in metrics["validation"].items() if value is not None}
+    if cell.row.task == "pctr":
+        calibration = choose(impressions(held, data.validation), len(data.items), cell.seed)
+        return {cell.name: calibration.apply(scored.pctr_logits)[order]}, notes
+    own = conversion_probabilities(scored.pcvr_logits)[order]
+    maps = per_item.fit(held.pcvr_logits.astype(np.float64), held.converted, held.known)
+    mapped = maps.apply(scored.pcvr_logits.astype(np.float64))[order]
+    return {cell.name: own, calibrated(cell.name): mapped}, notes
 
 
 def main() -> None:

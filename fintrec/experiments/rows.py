@@ -5,9 +5,19 @@ from dataclasses import dataclass, field
 from typing import Any, Final, Literal
 
 Kind = Literal[
-    "rates", "forest", "boosting", "neighbours", "model", "floor", "beside", "same", "waits"
+    "rates",
+    "forest",
+    "boosting",
+    "neighbours",
+    "model",
+    "floor",
+    "beside",
+    "calibrated",
+    "same",
+    "waits",
 ]
 Task = Literal["pcvr", "pctr"]
+Period = Literal["validation", "test"]
 
 WAITS: Final = "waits for the foundation model"
 
@@ -17,8 +27,9 @@ class Row:
     """One line of a table.
 
     `changes` are fields of the recipe's model or training, `tasks` are what is trained, `task` is
-    what is judged. Three kinds have no cells of their own: `beside` is predicted by the cells of
-    row `of`, `same` is that row by another name, `waits` needs the foundation model.
+    what is judged. Four kinds have no cells of their own: `beside` is predicted by the cells of row
+    `of`, `calibrated` is that row with the forest's maps, `same` is that row by another name,
+    `waits` needs the foundation model.
     """
 
     name: str
@@ -34,7 +45,7 @@ class Row:
     @property
     def is_run(self) -> bool:
         """Whether the row has cells of its own."""
-        return self.kind not in ("beside", "same", "waits")
+        return self.kind not in ("beside", "calibrated", "same", "waits")
 
     @property
     def has_seeds(self) -> bool:
@@ -55,6 +66,12 @@ class Cell:
         return f"{self.row.name}-{self.seed}" if self.row.has_seeds else self.row.name
 
 
+def calibrated(name: str) -> str:
+    """Name of the predictions beside a pCVR cell's own, with each item's map of validation."""
+    row, _, seed = name.rpartition("-")
+    return f"{row}_calibrated-{seed}"
+
+
 TABLE3: Final = (
     Row("base_rates", "each item's base rate", "rates"),
     Row("neighbours", "recency-weighted item-kNN", "neighbours"),
@@ -62,6 +79,13 @@ TABLE3: Final = (
     Row("forest_fm", "RF + feature set + FM", "waits", paper=0.0938),
     Row("boosting", "gradient boosting + feature set", "boosting"),
     Row("fintrec", "FinTRec", "model", paper=0.0439),
+    Row(
+        "fintrec_calibrated",
+        "FinTRec, calibrated like the forest",
+        "calibrated",
+        of="fintrec",
+        note="each item's map of validation pages; not in the paper",
+    ),
     Row(
         "without_time",
         "FinTRec without time",
@@ -103,11 +127,16 @@ ABLATIONS: Final = (
         "clicks_learned_time", "learned time vector", "model", "pctr", {"time_encoding": "learned"}
     ),
     Row("clicks_no_time", "no time", "model", "pctr", {"time_encoding": "none"}),
-    Row("fintrec", "mean pooling, F_d added, sine product", "model"),
+    Row(
+        "fintrec", "weighted pooling, F_d added, sine product, half-lives, items compared", "model"
+    ),
+    Row("mean_pooling", "mean pooled", "model", changes={"pooling": "mean"}),
     Row("last_pooling", "last two pooled", "model", changes={"pooling": "last_two"}),
     Row("concat", "F_d concatenated and projected", "model", changes={"dynamic_fusion": "concat"}),
     Row("learned_time", "learned time vector", "model", changes={"time_encoding": "learned"}),
     Row("without_time", "no time", "model", changes={"time_encoding": "none"}),
+    Row("log_elapsed", "elapsed times on a log scale alone", "model", changes={"elapsed": "log"}),
+    Row("free_items", "items not compared", "model", changes={"item_vectors": "free"}),
 )
 
 TABLES: Final[Mapping[str, tuple[Row, ...]]] = {"table3": TABLE3, "ablations": ABLATIONS}

@@ -19,7 +19,7 @@ from fintrec.experiments.rows import TABLES, Cell, cells
 from fintrec.experiments.schedule import Tick
 from fintrec.experiments.setting import DATASET, LOG, Setting, claim
 
-_PAGES_A_SECOND: Final = 330.0  # of training a transformer of the recipe at window 120, one thread
+_PAGES_A_SECOND: Final = 420.0  # of training a transformer of the recipe at window 120, one thread
 _LOAD_S: Final = 12.0
 _CLICKS_S: Final = 150.0
 

@@ -82,7 +82,7 @@ def table3() -> Setting:
         name="table3",
         size="small",
         dataset=_WEEKS,
-        train_pages=32_000,
+        train_pages=48_000,
         judged_pages=4_096,
         held_out_pages=4_096,
         forest=ForestConfig(num_trees=40, num_examples=200_000),

@@ -12,7 +12,7 @@ import numpy as np
 
 from fintrec.experiments import bank_data, judge
 from fintrec.experiments.judge import FloatArray, Scope
-from fintrec.experiments.rows import TABLES, WAITS, Cell, Row
+from fintrec.experiments.rows import TABLES, WAITS, Cell, Row, calibrated
 from fintrec.experiments.setting import CELLS, predictions_path, read_setting
 from fintrec.machine import in_words
 from fintrec.result_files import markdown_table, read_cells
@@ -82,9 +82,9 @@ def _finished(
         return []
     if row.kind == "beside":
         return [row.name] if row.of in finished else []
-    own = next(r for r in rows if r.name == row.of) if row.kind == "same" else row
-    names = dict.fromkeys(Cell(own, seed).name for seed in seeds)
-    return [name for name in names if name in finished]
+    own = next(r for r in rows if r.name == row.of) if row.kind in ("same", "calibrated") else row
+    names = [name for name in dict.fromkeys(Cell(own, s).name for s in seeds) if name in finished]
+    return [calibrated(name) for name in names] if row.kind == "calibrated" else names
 
 
 def _row(

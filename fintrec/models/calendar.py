@@ -20,13 +20,14 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from features.spec import DAY_MS, HOUR_MS
-from fintrec.models.config import TimeEncoding
+from fintrec.models.config import Elapsed, TimeEncoding
 
 NUM_WEEKDAYS = 7
 NUM_HOURS = 24
 NUM_WEEKS = 5
 NUM_PLACES = 256  # a retained history has fewer rows, so no visit is longer
 LOG_SCALE = 1.0 / 20.0  # log(1 + ms) of a year is 24: brings elapsed times to about one
+HALF_LIVES_H = (0.5, 3.0, 12.0, 24.0, 72.0, 168.0, 336.0, 720.0)
 
 
 # Constants come in as defaults because TorchScript reads no module globals.
@@ -76,12 +77,44 @@ class Order(nn.Module):
         return functional.embedding(order_BT.clamp(0, self.last_place), self.places)
 
 
+class LogElapsed(nn.Module):
+    """Elapsed times as they come, log(1 + ms), brought to about one."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.log_scale = LOG_SCALE
+
+    def forward(self, elapsed_BTE: Tensor) -> Tensor:
+        """(B, T, E)."""
+        return elapsed_BTE * self.log_scale
+
+
+class HalfLives(nn.Module):
+    """The log, and 2^(-elapsed / half-life) for each half-life; never (negative) is long ago."""
+
+    half_lives_ms: Tensor
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.log_scale = LOG_SCALE
+        half_lives_ms = torch.tensor(HALF_LIVES_H) * HOUR_MS
+        self.register_buffer("half_lives_ms", half_lives_ms, persistent=False)
+
+    def forward(self, elapsed_BTE: Tensor) -> Tensor:
+        """(B, T, E * (1 + half-lives))."""
+        ms_BTE1 = torch.expm1(elapsed_BTE)[:, :, :, None]
+        left_BTEL = torch.exp2(-ms_BTE1 / self.half_lives_ms) * (ms_BTE1 >= 0)
+        return torch.cat((elapsed_BTE * self.log_scale, left_BTEL.flatten(2)), dim=2)
+
+
 class OrderAndTime(nn.Module):
     """p_t * e_t of every token."""
 
-    def __init__(self, d_model: int, num_elapsed: int) -> None:
+    def __init__(self, d_model: int, num_elapsed: int, elapsed: Elapsed = "log") -> None:
         super().__init__()
-        self.log_scale = LOG_SCALE
+        self.scaled = HalfLives() if elapsed == "half_lives" else LogElapsed()
+        if elapsed == "half_lives":
+            num_elapsed *= 1 + len(HALF_LIVES_H)
         self.order = Order(d_model)
         self.weekday = nn.Embedding(NUM_WEEKDAYS, d_model)
         self.week_of_month = nn.Embedding(NUM_WEEKS, d_model)
@@ -99,7 +132,7 @@ class OrderAndTime(nn.Module):
             self.weekday(weekday(times_BT))
             + self.week_of_month(week_of_month(times_BT))
             + self.hour(hour(times_BT))
-            + self.elapsed(elapsed_BTE * self.log_scale)
+            + self.elapsed(self.scaled(elapsed_BTE))
         )
         return place_BTD * time_BTD
 
@@ -128,8 +161,10 @@ class OrderAndLearnedTime(nn.Module):
         return self.order(order_BT, times_BT, elapsed_BTE) + time_BTD
 
 
-def order_and_time(encoding: TimeEncoding, d_model: int, num_elapsed: int) -> nn.Module:
-    """The module of a configuration's `time_encoding`."""
+def order_and_time(
+    encoding: TimeEncoding, d_model: int, num_elapsed: int, elapsed: Elapsed = "log"
+) -> nn.Module:
+    """The module of a configuration's `time_encoding`; `elapsed` is of the product alone."""
     if encoding == "product":
-        return OrderAndTime(d_model, num_elapsed)
+        return OrderAndTime(d_model, num_elapsed, elapsed)
     return OrderAndLearnedTime(d_model, num_elapsed) if encoding == "learned" else Order(d_model)

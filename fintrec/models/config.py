@@ -14,6 +14,8 @@ TimestampMask = Literal["before", "upto"]
 Pooling = Literal["mean", "last_two"]
 DynamicFusion = Literal["add", "concat"]
 TimeEncoding = Literal["product", "learned", "none"]
+Elapsed = Literal["log", "half_lives"]
+ItemVectors = Literal["free", "compared"]
 Schedule = Literal["constant", "cosine"]
 
 _CHOICES: Final[Mapping[str, tuple[str, ...]]] = {
@@ -21,6 +23,8 @@ _CHOICES: Final[Mapping[str, tuple[str, ...]]] = {
     "pooling": ("mean", "last_two"),
     "dynamic_fusion": ("add", "concat"),
     "time_encoding": ("product", "learned", "none"),
+    "elapsed": ("log", "half_lives"),
+    "item_vectors": ("free", "compared"),
     "schedule": ("constant", "cosine"),
 }
 
@@ -32,6 +36,11 @@ class ModelConfig:
     `timestamp_mask`: a pCTR query sees keys `before` its timestamp and itself, or all `upto` it
     (equal timestamps in window order). `pooling` belongs to pCVR. `time_encoding`: p_t * e_t as
     printed (`product`), p_t plus a learned vector of the time (`learned`), or p_t alone (`none`).
+    `elapsed`: elapsed times enter on a log scale (`log`), or also by how much is left of them at
+    some half-lives (`half_lives`): the log tells a day from a month by a tenth of its range.
+    `item_vectors`: an item's logit is a row of the output layer (`free`), or also the hidden state
+    compared with the vector that the item starts with in the history, to which pCVR's encoder adds
+    the vectors of the items that were seen (`compared`).
     `use_fm=False` leaves F_fm out of both heads. `window` cuts the context (FinTRec table 3:
     1 / 5 / 50 / 120). `shared_trunk`: both models have one embedding and one set of lower blocks
     (`fintrec/models/trunk.py`).
@@ -48,6 +57,8 @@ class ModelConfig:
     pooling: Pooling = "mean"
     dynamic_fusion: DynamicFusion = "add"
     time_encoding: TimeEncoding = "product"
+    elapsed: Elapsed = "log"
+    item_vectors: ItemVectors = "free"
     use_fm: bool = True
     shared_trunk: bool = False
 
@@ -205,13 +216,19 @@ def table3() -> Recipe:
     """Table 3 on the simulated bank, on two cores: docs/experiments.md says how it was chosen."""
     return Recipe(
         name="table3",
-        model=ModelConfig(),
+        model=ModelConfig(
+            num_layers=1,
+            dropout=0.0,
+            elapsed="half_lives",
+            item_vectors="compared",
+            use_fm=False,
+        ),
         training=TrainingConfig(
             learning_rate=2e-3,
             weight_decay=0.01,
             batch_size=16,
             epochs=1,
-            validation_rows=2048,
+            validation_rows=256,
             evaluation_rows=2048,
         ),
     )

@@ -23,7 +23,7 @@ from fintrec.models.calendar import (
     order_and_time,
     weekday,
 )
-from fintrec.models.config import TimeEncoding
+from fintrec.models.config import Elapsed, TimeEncoding
 
 NUM_POSITIONS = 16
 LIMIT = 8.0  # standard deviations; an outlier must not drown the token
@@ -112,6 +112,7 @@ class HistoryEmbedding(nn.Module):
         time_encoding: TimeEncoding,
         concat_dynamic: bool,
         until_newest: bool,
+        elapsed: Elapsed = "log",
     ) -> None:
         super().__init__()
         self.until_newest = until_newest
@@ -130,7 +131,7 @@ class HistoryEmbedding(nn.Module):
         self.dynamic_scale = Standardise(NUM_DYNAMIC)
         joined = d_model + NUM_DYNAMIC if concat_dynamic else NUM_DYNAMIC
         self.dynamic = nn.Linear(joined, d_model)
-        self.order_time = order_and_time(time_encoding, d_model, 2 if until_newest else 1)
+        self.order_time = order_and_time(time_encoding, d_model, 2 if until_newest else 1, elapsed)
         self.dropout = nn.Dropout(dropout)
         init_tables(self)
 

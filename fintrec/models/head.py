@@ -17,10 +17,40 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from features.spec import FM_WIDTH, NUM_STATIC
-from features.vocabulary import Vocabulary
-from fintrec.models.embedding import RequestEmbedding, Standardise
+from features.vocabulary import Vocabulary, fingerprint
+from fintrec.models.embedding import OpenField, RequestEmbedding, Standardise
 
 NUM_CATEGORIES: Final = 64  # rows there are; more categories share the last one
+
+
+class NotCompared(nn.Module):
+    """Logits as they are."""
+
+    def forward(self, logits_BK: Tensor, state_BD: Tensor) -> Tensor:
+        """(B, K)."""
+        return logits_BK
+
+
+class Compared(nn.Module):
+    """Logits plus <state, item>: so that an item in the history can speak for itself from the start.
+
+    The vectors begin as the history's and then go their own way, so head and encoder stay artefacts
+    that share nothing. The comparison begins small: the first logits are near the base rates.
+    """
+
+    def __init__(self, history_items: OpenField, items: Sequence[str]) -> None:
+        super().__init__()
+        width = history_items.table.embedding_dim
+        self.view = nn.Linear(width, width, bias=False)
+        self.vectors = nn.Linear(width, len(items), bias=False)
+        prints = torch.tensor([fingerprint("item", name) for name in items])
+        with torch.no_grad():
+            self.view.weight.copy_(torch.eye(width) * 0.1)
+            self.vectors.weight.copy_(history_items.table.weight[history_items.rows(prints)])
+
+    def forward(self, logits_BK: Tensor, state_BD: Tensor) -> Tensor:
+        """(B, K)."""
+        return logits_BK + self.vectors(self.view(state_BD))
 
 
 class ItemHead(nn.Module):
@@ -59,6 +89,11 @@ class ItemHead(nn.Module):
         # Start at the base rates, which the training puts into the bias, not at noise around them.
         nn.init.normal_(self.output.weight, std=0.01)
         nn.init.normal_(self.by_category.weight, std=0.01)
+        self.compared = NotCompared()
+
+    def compare_with(self, history_items: OpenField, items: Sequence[str]) -> None:
+        """Add the comparison of a state with the items' vectors, which start as the history's."""
+        self.compared = Compared(history_items, items)
 
     @torch.no_grad()
     def set_categories(self, categories: Sequence[str]) -> None:
@@ -83,4 +118,6 @@ class ItemHead(nn.Module):
             fused = fused + self.fuse_fm(torch.cat((fm_BE, missing_B1), dim=1))
         fused = self.dropout(functional.gelu(fused))
         by_category_BG = self.by_category(fused)
-        return self.output(fused) + by_category_BG[:, self.category_K]
+        return self.compared(
+            self.output(fused) + by_category_BG[:, self.category_K], state_BD.to(torch.float32)
+        )

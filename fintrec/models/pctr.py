@@ -32,6 +32,7 @@ class ClickDecoder(nn.Module):
             config.time_encoding,
             config.dynamic_fusion == "concat",
             False,
+            config.elapsed,
         )
         self.blocks = Blocks(
             config.num_layers,
@@ -70,6 +71,8 @@ class Pctr(nn.Module):
         self.item_head = ItemHead(
             vocabulary, config.d_model, config.d_head, config.dropout, config.use_fm
         )
+        if config.item_vectors == "compared":
+            self.item_head.compare_with(self.encoder.embedding.item, vocabulary.items)
 
     def encode(self, tokens_BTC: Tensor, times_BT: Tensor, dynamic_BTF: Tensor) -> Tensor:
         """State (B, D) float16: the part that depends on the user's events alone."""

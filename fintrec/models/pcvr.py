@@ -17,6 +17,34 @@ from fintrec.models.embedding import HistoryEmbedding
 from fintrec.models.head import ItemHead
 
 
+class NoMemory(nn.Module):
+    """The pooled state as it is."""
+
+    def forward(self, state_BD: Tensor, hidden_BPD: Tensor, item_BPD: Tensor) -> Tensor:
+        """(B, D)."""
+        return state_BD
+
+
+class ItemMemory(nn.Module):
+    """The pooled state plus the items of the history themselves, each as much as its hidden state
+    says: the head can compare a scored item with what was clicked or reached (`Compared`).
+
+    It starts with nothing, and a weight may be negative.
+    """
+
+    def __init__(self, d_model: int, num_heads: int) -> None:
+        super().__init__()
+        self.each = d_model // num_heads
+        self.weight = nn.Linear(d_model, num_heads)
+        nn.init.zeros_(self.weight.weight)
+        nn.init.zeros_(self.weight.bias)
+
+    def forward(self, state_BD: Tensor, hidden_BPD: Tensor, item_BPD: Tensor) -> Tensor:
+        """(B, D); a row of padding has no item."""
+        weight_BPD = self.weight(hidden_BPD).repeat_interleave(self.each, dim=2)
+        return state_BD + (weight_BPD * item_BPD).sum(1)
+
+
 class ConversionEncoder(nn.Module):
     """History arrays to one pooled hidden state; zeros for a user without history."""
 
@@ -25,6 +53,10 @@ class ConversionEncoder(nn.Module):
         self.window = config.window
         self.is_cut = config.window < WINDOW
         self.pool_last_two = config.pooling == "last_two"
+        self.has_memory = config.item_vectors == "compared"
+        self.memory = (
+            ItemMemory(config.d_model, config.num_heads) if self.has_memory else NoMemory()
+        )
         self.embedding = HistoryEmbedding(
             vocabulary,
             config.d_model,
@@ -32,6 +64,7 @@ class ConversionEncoder(nn.Module):
             config.time_encoding,
             config.dynamic_fusion == "concat",
             True,
+            config.elapsed,
         )
         self.blocks = Blocks(
             config.num_layers,
@@ -52,7 +85,11 @@ class ConversionEncoder(nn.Module):
         num_pooled = min(2, size) if self.pool_last_two else size
         hidden_BPD = self.blocks(x_BTD, visible_all(times_BT), num_pooled)
         valid_BP1 = (times_BT[:, size - num_pooled :, None] > 0).to(torch.float32)
-        return (hidden_BPD * valid_BP1).sum(1) / valid_BP1.sum(1).clamp(min=1.0)
+        state_BD = (hidden_BPD * valid_BP1).sum(1) / valid_BP1.sum(1).clamp(min=1.0)
+        if not self.has_memory:
+            return state_BD
+        item_BPD = self.embedding.item(tokens_BTC[:, size - num_pooled :, 0].to(torch.int64))
+        return self.memory(state_BD, hidden_BPD, item_BPD * valid_BP1)
 
     def forward(self, tokens_BTC: Tensor, times_BT: Tensor, dynamic_BTF: Tensor) -> Tensor:
         """Pooled state as it is stored, (B, D) float16."""
@@ -68,6 +105,8 @@ class Pcvr(nn.Module):
         self.item_head = ItemHead(
             vocabulary, config.d_model, config.d_head, config.dropout, config.use_fm
         )
+        if config.item_vectors == "compared":
+            self.item_head.compare_with(self.encoder.embedding.item, vocabulary.items)
 
     def encode(self, tokens_BTC: Tensor, times_BT: Tensor, dynamic_BTF: Tensor) -> Tensor:
         """State (B, D) float16: the part that depends on the user's events alone."""

@@ -1,8 +1,8 @@
 """An event log of cases, in the form of BPI Challenge 2012: a Parquet file, a row an event.
 
-Columns: case, activity, lifecycle, resource (may be null), ts, amount_req, reg_date. Rows of one
-case are in the order in which they were logged, which breaks ties of equal instants. Cases are taken
-by their first instant. The kind of an event is its activity with its lifecycle.
+Columns: case, activity, lifecycle, ts, amount_req; others are left alone. Rows of one case are in the
+order in which they were logged, which breaks ties of equal instants. Cases are taken by their first
+instant. The kind of an event is its activity with its lifecycle.
 
 Shapes: N events, C cases
 """
@@ -23,12 +23,9 @@ COLUMNS: Final = {
     "case": pa.string(),
     "activity": pa.string(),
     "lifecycle": pa.string(),
-    "resource": pa.string(),
     "ts": INSTANT,
     "amount_req": pa.float64(),
-    "reg_date": pa.string(),
 }
-NULLABLE: Final = frozenset({"resource"})
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,7 +35,6 @@ class EventLog:
     kinds: tuple[str, ...]  # activity|lifecycle, sorted
     kind_N: IntArray
     activity_N: npt.NDArray[np.str_]
-    resource_N: npt.NDArray[np.str_]  # "" where nobody is named
     time_ms_N: IntArray
     amount_N: npt.NDArray[np.float64]
     case_N: IntArray  # 0..C-1
@@ -56,10 +52,10 @@ def read_event_log(path: Path) -> EventLog:
     LogError for a missing file or column, a value of another type, a null, or a case whose rows are
     not in the order of time.
     """
-    table = read_source(path, COLUMNS, NULLABLE)
+    table = read_source(path, COLUMNS)
     text = {
         name: np.array(table[name].to_pylist(), dtype=object)
-        for name in ("case", "activity", "lifecycle", "resource")
+        for name in ("case", "activity", "lifecycle")
     }
     time_ms = milliseconds(table["ts"])
     order, start_C1 = _by_case(text["case"], time_ms)
@@ -69,7 +65,6 @@ def read_event_log(path: Path) -> EventLog:
         tuple(kinds.tolist()),
         kind_N[order].astype(np.int64),
         text["activity"][order].astype(str),
-        np.array([name or "" for name in text["resource"]], dtype=str)[order],
         time_ms[order],
         table["amount_req"].to_numpy()[order],
         np.repeat(np.arange(len(start_C1) - 1), np.diff(start_C1)),

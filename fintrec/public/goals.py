@@ -18,6 +18,7 @@ class Line:
     goal: float | None
     better: Literal["lower", "higher"]
     beside: dict[str, float]
+    files: tuple[str, ...] = ()  # the result cells of the values
 
     @property
     def reached(self) -> bool | None:
@@ -38,6 +39,7 @@ class Line:
             "better": self.better,
             "reached": self.reached,
             "beside": self.beside,
+            "files": list(self.files),
         }
 
     def cells(self) -> tuple[str, ...]:
@@ -58,8 +60,10 @@ class Line:
 COLUMNS: Final = ("data", "measure", "ours", "seeds", "goal", "reached", "beside it")
 
 
-def next_kind_lines(data: str, what: str, found: dict[str, Any], goal_nll: float) -> list[Line]:
-    """NLL and accuracy of the decoder's seeds beside those of the n-grams."""
+def next_kind_lines(
+    data: str, what: str, found: dict[str, Any], goal_nll: float | None, cell: str
+) -> list[Line]:
+    """NLL and accuracy of the decoder's seeds beside the n-grams; `cell` begins the seeds' cells."""
     parts: tuple[tuple[str, str, float | None, Literal["lower", "higher"]], ...] = (
         ("nll", "NLL, nats", goal_nll, "lower"),
         ("accuracy", "top-1 accuracy", None, "higher"),
@@ -72,6 +76,7 @@ def next_kind_lines(data: str, what: str, found: dict[str, Any], goal_nll: float
             goal,
             better,
             {model: measured[key] for model, measured in found["beside"].items()},
+            tuple(f"{cell}{seed}" for seed in found["decoder"]),
         )
         for key, name, goal, better in parts
     ]

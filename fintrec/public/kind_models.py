@@ -1,11 +1,10 @@
 """Our transformer over sequences of kinds: the pCTR decoder's blocks, mask and time encoding.
 
-Tokens are the sum of the embeddings of a kind and its fields; order and time are the paper's product
-p_t * e_t (FinTRec section 3.2), with weekday, week of month, hour and elapsed times, where instants
-are known. `before` is the paper's mask by timestamp: what happened at the very instant of an event is
+Tokens are the embeddings of kinds; order and time are the paper's product p_t * e_t (FinTRec section
+3.2), with weekday, week of month, hour and elapsed times, where instants are known. `before` is the paper's mask by timestamp: what happened at the very instant of an event is
 hidden from it. `upto` shows it what was logged before it, at the same instant too.
 
-Shapes: B batch, T places, E elapsed times, F fields, D width, K kinds
+Shapes: B batch, T places, E elapsed times, D width, K kinds
 """
 
 import math
@@ -52,39 +51,29 @@ class KindSettings:
 
 
 class KindEmbedding(nn.Module):
-    """Kind, fields, order and time of every place."""
+    """Kind, order and time of every place."""
 
-    def __init__(
-        self, num_kinds: int, field_sizes: tuple[int, ...], num_elapsed: int, settings: KindSettings
-    ) -> None:
+    def __init__(self, num_kinds: int, num_elapsed: int, settings: KindSettings) -> None:
         super().__init__()
         width = settings.d_model
         self.kind = nn.Embedding(num_kinds, width)
-        self.fields = nn.ModuleList(nn.Embedding(size, width) for size in field_sizes)
         self.order_time = OrderAndTime(width, num_elapsed) if settings.use_time else Order(width)
         self.dropout = nn.Dropout(settings.dropout)
-        for table in (self.kind, *self.fields):
-            assert isinstance(table, nn.Embedding)
-            nn.init.normal_(table.weight, std=_INIT)
+        nn.init.normal_(self.kind.weight, std=_INIT)
 
     def forward(self, batch: KindBatch) -> Tensor:
         """(B, T, D)."""
-        token_BTD = self.kind(batch.kind_BT)
-        for place, table in enumerate(self.fields):
-            token_BTD = token_BTD + table(batch.field_BTF[:, :, place])
         order_time_BTD = self.order_time(batch.place_BT, batch.time_BT, batch.elapsed_BTE)
-        return self.dropout(token_BTD + order_time_BTD)
+        return self.dropout(self.kind(batch.kind_BT) + order_time_BTD)
 
 
 class KindDecoder(nn.Module):
     """Causal decoder: logits of the next kind at every place."""
 
-    def __init__(
-        self, num_kinds: int, field_sizes: tuple[int, ...], num_elapsed: int, settings: KindSettings
-    ) -> None:
+    def __init__(self, num_kinds: int, num_elapsed: int, settings: KindSettings) -> None:
         super().__init__()
         self.visible = visible_before if settings.mask == "before" else visible_upto
-        self.embedding = KindEmbedding(num_kinds, field_sizes, num_elapsed, settings)
+        self.embedding = KindEmbedding(num_kinds, num_elapsed, settings)
         self.blocks = Blocks(
             settings.num_layers,
             settings.d_model,
@@ -120,9 +109,7 @@ class NextKindLoss(nn.Module):
 def decoder_for(series: Series, settings: KindSettings, seed: int) -> KindDecoder:
     """A decoder with fresh weights for sequences like these."""
     torch.manual_seed(seed)
-    return KindDecoder(
-        series.kinds.num_kinds, series.field_sizes, series.elapsed_NE.shape[1], settings
-    )
+    return KindDecoder(series.kinds.num_kinds, series.elapsed_NE.shape[1], settings)
 
 
 @torch.no_grad()

@@ -3,7 +3,7 @@
 A window is up to `size` elements that each predict the one after them. A longer sequence is cut into
 windows that overlap by half; an element is judged in one window only, the one with more before it.
 
-Shapes: N elements of all sequences, B batch, T places of a window, E elapsed times, F fields
+Shapes: N elements of all sequences, B batch, T places of a window, E elapsed times
 """
 
 from dataclasses import dataclass
@@ -26,8 +26,6 @@ class Series:
     kinds: Ragged
     time_ms_N: IntArray  # above 0, never falling within a sequence
     elapsed_NE: npt.NDArray[np.float32]  # log(1 + ms)
-    field_NF: IntArray
-    field_sizes: tuple[int, ...]
 
     def between(self, first: int, last: int) -> "Series":
         """Sequences first..last-1."""
@@ -36,8 +34,6 @@ class Series:
             self.kinds.between(first, last),
             self.time_ms_N[begin:end],
             self.elapsed_NE[begin:end],
-            self.field_NF[begin:end],
-            self.field_sizes,
         )
 
 
@@ -48,8 +44,6 @@ def without_time(kinds: Ragged) -> Series:
         kinds,
         kinds.place_N + _START_MS,
         np.zeros((num, 1), np.float32),
-        np.zeros((num, 0), np.int64),
-        (),
     )
 
 
@@ -61,7 +55,6 @@ class KindBatch:
     place_BT: Tensor  # in the whole sequence
     time_BT: Tensor  # 0 is padding
     elapsed_BTE: Tensor
-    field_BTF: Tensor
     target_BT: Tensor  # IGNORED where nothing is judged
 
 
@@ -101,7 +94,6 @@ class Windows:
             self.place_N[row_BT],
             np.where(is_real, self.series.time_ms_N[row_BT], 0),
             self.series.elapsed_NE[row_BT],
-            self.series.field_NF[row_BT],
             target_BT,
         )
         return KindBatch(*(torch.from_numpy(array) for array in arrays))

@@ -4,7 +4,9 @@ Protocol: every O_SENT whose 30 days end within the log is an example; it is pos
 O_ACCEPTED follows within 30 days. Offers by instant, the first 80 % train, the last 20 % test. What is
 known are the rows of the case up to the O_SENT itself, in the order they were logged.
 
-The training offers' own 30 days reach into the test period. That is the published protocol.
+The training offers' own 30 days reach into the test period. That is the published protocol; the
+purged variant leaves out the training offers whose outcome was not known when the first test offer
+was sent, which is all that a bank could have learned from.
 
 Shapes: O offers, X context features
 """
@@ -20,12 +22,18 @@ from features.spec import DAY_MS, HOUR_MS
 from fintrec.logs import LogError
 from fintrec.metrics import auroc, log_loss
 from fintrec.public.event_log import EventLog, IntArray
+from fintrec.public.leaks import check_known
+from fintrec.public.side_features import fit_side_features
 
 SENT: Final = "O_SENT"
 ACCEPTED: Final = "O_ACCEPTED"
 FOLLOW_UP_MS: Final = 30 * DAY_MS
 TRAIN_SHARE: Final = 0.8
 FEWEST: Final = 50  # offers, below which no model is trained
+FEWEST_EACH: Final = 2  # accepted and refused ones of each part
+GOAL_LOG_LOSS: Final = 0.6507  # of the forest, as published
+VARIANTS: Final = ("published", "purged")
+MODELS: Final = ("constant", "forest", "boosting", "logistic")
 FloatArray = npt.NDArray[np.float64]
 BoolArray = npt.NDArray[np.bool_]
 
@@ -78,10 +86,18 @@ def split(offers: Offers) -> tuple[Offers, Offers]:
         raise LogError(f"{len(offers)} offers with a full follow-up, expected at least {FEWEST}")
     num_train = int(TRAIN_SHARE * len(offers))
     train, test = offers.take(slice(0, num_train)), offers.take(slice(num_train, len(offers)))
-    for name, part in (("training", train), ("test", test)):
-        if part.is_accepted_O.all() or not part.is_accepted_O.any():
-            raise LogError(f"all {len(part)} {name} offers end alike, expected both outcomes")
+    _check_outcomes("training", train)
+    _check_outcomes("test", test)
     return train, test
+
+
+def _check_outcomes(name: str, offers: Offers) -> None:
+    accepted = int(offers.is_accepted_O.sum())
+    if min(accepted, len(offers) - accepted) < FEWEST_EACH:
+        raise LogError(
+            f"{accepted} of {len(offers)} {name} offers are accepted, expected at least "
+            f"{FEWEST_EACH} accepted and {FEWEST_EACH} refused"
+        )
 
 
 def context(log: EventLog, offers: Offers, activities: Sequence[str]) -> FloatArray:
@@ -90,6 +106,9 @@ def context(log: EventLog, offers: Offers, activities: Sequence[str]) -> FloatAr
     How often each of the ascending `activities` happened; log(1 + ms) since the case began and since the row before; log
     of the amount asked for; hour; weekday.
     """
+    # Rows of a case are in the order of time, so its ends stand for all between them.
+    ends_O2 = np.stack((offers.first_O, offers.row_O), axis=1)
+    check_known(log, offers, ends_O2, np.ones(ends_O2.shape, np.bool_))
     names = np.array(activities)
     place_N = np.minimum(np.searchsorted(names, log.activity_N), len(names) - 1)
     code_N = np.where(names[place_N] == log.activity_N, place_N, len(names))
@@ -110,32 +129,64 @@ def context(log: EventLog, offers: Offers, activities: Sequence[str]) -> FloatAr
     return np.column_stack((count_OA, *numbers)).astype(np.float64)
 
 
-def offer_baselines(log: EventLog) -> dict[str, Any]:
-    """Log loss and AUROC of a constant, a forest and boosting; only the counts with few offers."""
-    from sklearn.ensemble import HistGradientBoostingClassifier, RandomForestClassifier
-
-    offers = find_offers(log)
-    if len(offers) < FEWEST:
-        return {"offers": len(offers), "reason": f"fewer than {FEWEST} offers with a follow-up"}
-    train, test = split(offers)
+def contexts(log: EventLog, train: Offers, test: Offers) -> tuple[FloatArray, FloatArray]:
+    """(train, test): the context of both over all activities of the log."""
     activities = tuple(np.unique(log.activity_N).tolist())
-    known, asked = context(log, train, activities), context(log, test, activities)
-    models = {
-        "forest": RandomForestClassifier(300, min_samples_leaf=10, random_state=0),
-        "boosting": HistGradientBoostingClassifier(random_state=0),
-    }
-    rate = float(train.is_accepted_O.mean())
-    found: dict[str, Any] = {
-        "offers": len(offers),
-        "test_offers": len(test),
-        "constant": {
-            "log_loss": round(log_loss(np.full(len(test), rate), test.is_accepted_O), 4),
-        },
-    }
-    for name, model in models.items():
-        probability = model.fit(known, train.is_accepted_O).predict_proba(asked)[:, 1]
-        found[name] = {
-            "log_loss": round(log_loss(probability, test.is_accepted_O), 4),
-            "auroc": round(auroc(probability, test.is_accepted_O), 4),
-        }
+    return context(log, train, activities), context(log, test, activities)
+
+
+def purged(train: Offers, test: Offers) -> Offers:
+    """The training offers whose 30 days were over when the first test offer was sent."""
+    return train.take(train.sent_ms_O + FOLLOW_UP_MS <= int(test.sent_ms_O.min()))
+
+
+def variants(offers: Offers) -> dict[str, tuple[Offers, Offers]]:
+    """(train, test) of the published protocol, and of the one without outcomes of the test period.
+
+    LogError where either has too few training offers, or only accepted or only refused ones.
+    """
+    train, test = split(offers)
+    found = {"published": (train, test), "purged": (purged(train, test), test)}
+    _check_outcomes("purged training", found["purged"][0])
     return found
+
+
+def baselines(log: EventLog, train: Offers, test: Offers) -> dict[str, dict[str, float]]:
+    """Log loss and AUROC on `test` of models fitted on `train`."""
+    from sklearn.ensemble import HistGradientBoostingClassifier, RandomForestClassifier
+    from sklearn.linear_model import LogisticRegression
+
+    known, asked = contexts(log, train, test)
+    side = fit_side_features(known, len(np.unique(log.activity_N)))
+    found = {"constant": figures(np.full(len(test), train.is_accepted_O.mean()), test)}
+    classifiers = {
+        "forest": (RandomForestClassifier(300, min_samples_leaf=10, random_state=0), known, asked),
+        "boosting": (HistGradientBoostingClassifier(random_state=0), known, asked),
+        "logistic": (LogisticRegression(C=0.01, max_iter=1000), side.of(known), side.of(asked)),
+    }
+    for name, (model, features, of_test) in classifiers.items():
+        model.fit(features, train.is_accepted_O)
+        found[name] = figures(model.predict_proba(of_test)[:, 1], test)
+    return found
+
+
+def offer_baselines(log: EventLog) -> dict[str, Any]:
+    """The baselines on both variants; only the number of offers and the reason where none can be."""
+    offers = find_offers(log)
+    found: dict[str, Any] = {"offers": len(offers)}
+    try:
+        parts = variants(offers)
+    except LogError as refused:
+        return {**found, "reason": str(refused)}
+    for name, (train, test) in parts.items():
+        found["test_offers"] = len(test)
+        found[name] = {"train_offers": len(train), **baselines(log, train, test)}
+    return found
+
+
+def figures(probability_O: FloatArray, offers: Offers) -> dict[str, float]:
+    """Log loss and AUROC."""
+    return {
+        "log_loss": round(log_loss(probability_O, offers.is_accepted_O), 4),
+        "auroc": round(auroc(probability_O, offers.is_accepted_O), 4),
+    }

@@ -14,7 +14,7 @@ from features.errors import ConfigurationError
 from fintrec.machine import in_words
 from fintrec.public.full_ranking import CUTOFFS
 from fintrec.public.item_sequences import HELD_OUT
-from fintrec.public.sequences import BEAUTY, FORM, PUBLISHED
+from fintrec.public.sequences import BEAUTY, DECODER, FORM, PUBLISHED
 from fintrec.public.source_files import cell_name
 from fintrec.result_files import markdown_table, read_cells
 
@@ -23,20 +23,19 @@ _NAMES: Final = {
     "popularity": "popularity of training items",
     "knn": "recency-weighted item-kNN",
 }
-_DECODER: Final = "decoder_seed"
 Cell = Mapping[str, Any]
 
 
-def section(path: Path, directory: Path) -> str:
-    """The section for a file of sequences; ConfigurationError where cells are missing or differ."""
-    prefix = cell_name(FORM, path, "")
+def section(file: str, directory: Path) -> str:
+    """The section for a file of sequences, by its name; ConfigurationError where cells are missing or differ."""
+    prefix = cell_name(FORM, Path(file), "")
     cells = {
         name.removeprefix(prefix): cell
         for name, cell in read_cells(directory).items()
         if name.startswith(prefix)
     }
-    seeds = [cell for name, cell in cells.items() if name.startswith(_DECODER)]
-    missing = [name for name in _NAMES if name not in cells] + ([] if seeds else [_DECODER])
+    seeds = [cell for name, cell in cells.items() if name.startswith(DECODER)]
+    missing = [name for name in _NAMES if name not in cells] + ([] if seeds else [DECODER])
     if missing:
         raise ConfigurationError(
             f"{directory} has no finished cell {prefix}{missing[0]}: run fintrec evaluate sequence "
@@ -46,7 +45,7 @@ def section(path: Path, directory: Path) -> str:
     simple = {_NAMES[name]: [cells[name]["result"]] for name in _NAMES}
     label = f"decoder, {len(seeds)} seed" + ("s" if len(seeds) > 1 else "")
     models = {**simple, label: [cell["result"] for cell in seeds]}
-    blocks = [_part(models, part, path.name) for part in ("test", "validation")]
+    blocks = [_part(models, part, file) for part in ("test", "validation")]
     assert set(HELD_OUT) == {"test", "validation"}
     return "\n\n".join([*blocks, _seeds(seeds), _origin(seeds)])
 

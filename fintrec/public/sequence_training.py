@@ -8,6 +8,11 @@
   test targets are never trained on
 - an epoch's randomness depends on (seed, epoch) alone, so a run that was cut off goes on exactly
 
+It does not use `fintrec.learning.loop.fit`: the recipe that was chosen has no weight decay on vectors,
+other betas, a rate that warms up over steps and ends above 0, an evaluation every few epochs (one is
+a full ranking of 22,363 users, as long as half an epoch), patience, and a budget that plans fewer
+epochs. The shared loop would need a switch for each, for one user, to give the same numbers.
+
 Shapes: W windows of a batch, T history, M labels, S negatives, N items
 """
 

@@ -20,16 +20,34 @@ from safetensors.torch import save_file
 from fintrec.public import item_popularity, neighbours
 from fintrec.public.full_ranking import Scorer, metrics, ranks
 from fintrec.public.goals import Line
-from fintrec.public.item_sequences import HELD_OUT, ItemSequences, read
+from fintrec.public.item_sequences import (
+    HELD_OUT,
+    MIN_ITEMS,
+    ItemSequences,
+    SequenceFileError,
+    read,
+)
 from fintrec.public.sequence_training import CHOSEN_BY, DecoderRecipe, Epoch, train
 from fintrec.public.source_files import cell_name, identity
 from fintrec.public.suite import Say, silent
 from fintrec.result_files import ResultFolder
 
 FORM: Final = "sequence"
+DECODER: Final = "decoder_seed"  # begins the cells of its seeds
+TRAINED: Final = (DECODER,)
+BUDGET_MINUTES: Final = 40.0  # of a decoder's training, where nothing else is said
 DIGITS: Final = 6
 GOALS: Final = {"hr@10": 0.0801, "ndcg@10": 0.0473}
 BEAUTY: Final = "Beauty.txt"
+# Popularity over all interactions, test: the README of the public data.
+ORACLE: Final = {
+    "hr@5": 0.0080,
+    "ndcg@5": 0.0044,
+    "hr@10": 0.0152,
+    "ndcg@10": 0.0068,
+    "hr@20": 0.0217,
+    "ndcg@20": 0.0084,
+}
 # Test HR@10 and NDCG@10 on Amazon Beauty by this protocol, as later papers quote them.
 PUBLISHED: Final = {
     "SASRec (2018)": (0.0605, 0.0318),
@@ -53,7 +71,13 @@ def evaluate(
     """Judge a file; SequenceFileError names the line that is not of the form."""
     source = identity(path)
     data = read(path)
+    if max(map(len, data.training())) < 2:
+        raise SequenceFileError(
+            f"{path}: no user has more than {MIN_ITEMS} items, expected some with two or more to "
+            "learn from beside those to validate and to test on"
+        )
     recipe = recipe or DecoderRecipe()
+    budget_minutes = BUDGET_MINUTES if budget_minutes is None else float(budget_minutes)
 
     def cell(model: str, settings: dict[str, Any], compute: Callable[[], dict[str, Any]]) -> Any:
         name = cell_name(FORM, path, model)
@@ -67,7 +91,7 @@ def evaluate(
     trained = []
     for seed in seeds:
         settings = {**recipe.to_dict(), "seed": seed, "budget_minutes": budget_minutes}
-        name = f"decoder_seed{seed}"
+        name = f"{DECODER}{seed}"
         keep = None if folder.directory is None else folder.directory / cell_name(FORM, path, name)
         trained.append(
             cell(
@@ -88,6 +112,7 @@ def evaluate(
         "ties count against the model",
         "models": {**models, "decoder": trained[0]},
         "decoder_seeds": trained,
+        "seeds": list(seeds),
     }
 
 
@@ -113,7 +138,7 @@ def _decoder(
     data: ItemSequences,
     recipe: DecoderRecipe,
     seed: int,
-    budget_minutes: float | None,
+    budget_minutes: float,
     say: Say,
     keep: Path | None,
 ) -> dict[str, Any]:
@@ -135,8 +160,7 @@ def _decoder(
             with lines_path.open("a") as file:
                 file.write(json.dumps(asdict(epoch)) + "\n")
 
-    seconds = None if budget_minutes is None else 60.0 * budget_minutes
-    trained = train(data, recipe, seed, seconds, heard, state_path)
+    trained = train(data, recipe, seed, 60.0 * budget_minutes, heard, state_path)
     found = {
         **figures(data, trained.model.score),
         "epoch": trained.best_epoch,
@@ -177,5 +201,10 @@ def lines(result: dict[str, Any]) -> list[Line]:
             beside |= {model: pair[name == "ndcg@10"] for model, pair in PUBLISHED.items()}
         data = Path(result["file"]).stem
         measure = f"next item, full ranking, {name.upper()}"
-        found.append(Line(data, measure, values, goal if of_beauty else None, "higher", beside))
+        cells = tuple(
+            cell_name(FORM, Path(result["file"]), f"{DECODER}{seed}") for seed in result["seeds"]
+        )
+        found.append(
+            Line(data, measure, values, goal if of_beauty else None, "higher", beside, cells)
+        )
     return found

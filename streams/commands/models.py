@@ -1,17 +1,20 @@
 """`fintrec models`: checkpoints and their cards, and which of them is served."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, cast
 
 import click
+from rich.console import Console
 from rich.table import Table
 
 from streams.commands.options import dir_option, json_option, print_json, wide_console
 
 if TYPE_CHECKING:
+    from fintrec.card_check import Checked
     from fintrec.promotions import Entry
     from streams.promotion import Target
+    from streams.settings import Settings
 
 _CHECKPOINT = click.Path(path_type=Path, exists=True, file_okay=False)
 _LISTED = {
@@ -33,10 +36,10 @@ def repository_option(function: Any) -> Any:
 
 @click.group()
 def models() -> None:
-    """Checkpoints with their cards: list, show, compare, promote, roll back."""
+    """Checkpoints with their cards, and which of them is served."""
 
 
-@models.command("list")
+@models.command("list", short_help="List checkpoints, and which is served.")
 @click.option(
     "--in",
     "folder",
@@ -54,8 +57,8 @@ def list_models(
     from fintrec.model_registry import find
     from streams.settings import load_settings
 
-    target = repository or load_settings(stack_dir).model_repository
-    status = _status_by_hash(target)
+    settings = load_settings(stack_dir)
+    status = _status_by_hash(repository or settings.model_repository, settings)
     found = find(folder)
     if as_json:
         print_json(
@@ -92,36 +95,71 @@ def list_models(
     wide_console().print(table)
 
 
-def _status_by_hash(repository: Path) -> dict[str, str]:
-    """Of each checkpoint that a version was made of, its newest version; the last one is served."""
+def _status_by_hash(repository: Path, settings: "Settings") -> dict[str, str]:
+    """Of each checkpoint that a version was made of: its newest version, and whether it is served."""
     from features.errors import ConfigurationError
     from fintrec.manifest import load_manifest, versions
 
     found: dict[str, str] = {}
     known = versions(repository)
+    served = _served(repository, settings)
     for version in known:
         try:
-            sha256 = load_manifest(repository, version).checkpoint
+            manifest = load_manifest(repository, version)
         except ConfigurationError:
             continue  # of another feature registry: this code cannot serve it
-        if sha256:
-            found[sha256] = (
-                f"served, version {version}" if version == known[-1] else (f"version {version}")
-            )
+        if manifest.checkpoint:
+            said = f"version {version}"
+            if manifest.restores is not None:
+                said += f" (the models of version {manifest.restores})"
+            found[manifest.checkpoint] = f"served, {said}" if version == served else said
     return found
+
+
+def _served(repository: Path, settings: "Settings") -> int | None:
+    """The served version; says on stderr why it is not known."""
+    from features.errors import ModelUnavailable
+
+    if not settings.triton_grpc:
+        click.echo("no Triton is known here, so none is said to be served", err=True)
+        return None
+    from streams.model_loading import served_version
+
+    try:
+        return served_version(settings, repository)
+    except ModelUnavailable as silent:
+        click.echo(f"not known which is served: {silent}", err=True)
+        return None
 
 
 @models.command()
 @click.argument("checkpoint_dir", metavar="CHECKPOINT", type=_CHECKPOINT)
+@click.option(
+    "--data",
+    "source",
+    metavar="LOG_DIR|DATASET_DIR",
+    type=_CHECKPOINT,
+    help="Build the training set again and hold it against the card's hash.",
+)
 @json_option
-def show(checkpoint_dir: Path, as_json: bool) -> None:
-    """Print the card of CHECKPOINT."""
+def show(checkpoint_dir: Path, source: Path | None, as_json: bool) -> None:
+    """Print the card of CHECKPOINT, and whether what it names is still so.
+
+    Refused where the weights are not those that the card was made of.
+    """
+    from fintrec.card_check import check
     from fintrec.card_files import read_card
     from fintrec.card_text import card_text
 
     card = read_card(checkpoint_dir)
+    rebuilt = None
+    if source is not None:
+        from fintrec.card_data import rebuilt_hash
+
+        rebuilt = rebuilt_hash(card, source)
+    checked = check(checkpoint_dir, card, rebuilt)
     if as_json:
-        print_json(card)
+        print_json(card | {"checked": [one.to_dict() for one in checked]})
         return
     console = wide_console()
     if console.is_terminal:
@@ -130,9 +168,54 @@ def show(checkpoint_dir: Path, as_json: bool) -> None:
         console.print(Markdown(card_text(card)))
     else:
         click.echo(card_text(card), nl=False)
+    _print_checked(checked)
 
 
-@models.command()
+def _print_checked(checked: "Sequence[Checked]") -> None:
+    signs = {True: "ok", False: "DIFFERS", None: "-"}
+    table = Table(title="checked now", title_justify="left")
+    for name in ("", "what", "result"):
+        table.add_column(name, overflow="fold")
+    for one in checked:
+        table.add_row(signs[one.holds], one.what, one.told)
+    Console(stderr=True).print(table)
+
+
+@models.command(short_help="Add the hidden truth to the card of a simulated log's checkpoint.")
+@click.argument("checkpoint_dir", metavar="CHECKPOINT", type=_CHECKPOINT)
+@click.option(
+    "--log",
+    "log_dir",
+    metavar="LOG_DIR",
+    required=True,
+    type=_CHECKPOINT,
+    help="Log of `fintrec simulate` with its truth beside it, in LOG_DIR.truth.",
+)
+@click.option(
+    "--data",
+    "dataset_dir",
+    metavar="DATASET_DIR",
+    type=_CHECKPOINT,
+    help="What the checkpoint was trained on, if that was a data set with a split of its own.",
+)
+@json_option
+def judge(checkpoint_dir: Path, log_dir: Path, dataset_dir: Path | None, as_json: bool) -> None:
+    """Judge CHECKPOINT by the true probabilities behind its simulated log, and add it to the card.
+
+    On the card's own test pages. Training never opens the truth, so this is a step of its own.
+    """
+    from fintrec.card_judge import judge as run
+    from fintrec.card_truth import truth_lines
+
+    card = run(checkpoint_dir, log_dir, dataset_dir)
+    if as_json:
+        print_json(card["hidden_truth"])
+        return
+    click.echo("\n".join(truth_lines(card["hidden_truth"])))
+    click.echo(f"\nadded to the card of {checkpoint_dir}")
+
+
+@models.command(short_help="Compare the cards of two checkpoints.")
 @click.argument("first_dir", metavar="A", type=_CHECKPOINT)
 @click.argument("second_dir", metavar="B", type=_CHECKPOINT)
 @json_option
@@ -207,7 +290,7 @@ def _interval(found: Mapping[str, Any] | None) -> str:
     return interval_text(found)
 
 
-@models.command()
+@models.command(short_help="Make a checkpoint the served version.")
 @click.argument("checkpoint_dir", metavar="CHECKPOINT", type=_CHECKPOINT)
 @click.option("--gate", is_flag=True, help="Refuse a checkpoint that is worse beyond chance.")
 @click.option("--force", is_flag=True, help="With --gate: serve it all the same, and say so.")
@@ -243,7 +326,7 @@ def promote(
     _print_entry(run(target, checkpoint_dir, chosen, gate, force), target, as_json)
 
 
-@models.command()
+@models.command(short_help="Serve the models from before again.")
 @click.option("--no-load", is_flag=True, help="Write the version, but do not ask Triton.")
 @repository_option
 @dir_option
@@ -256,25 +339,36 @@ def rollback(no_load: bool, repository: Path | None, stack_dir: Path | None, as_
     _print_entry(run(target), target, as_json)
 
 
-@models.command()
+@models.command(short_help="Print every promotion and rollback.")
 @repository_option
 @dir_option
 @json_option
 def history(repository: Path | None, stack_dir: Path | None, as_json: bool) -> None:
-    """Print the ledger: every promotion and rollback of the repository, oldest first."""
+    """Print the ledger: every promotion and rollback of the repository, oldest first.
+
+    --json prints every line of the file, so each change twice: that it began, and how it ended.
+    """
     from fintrec.card_text import date_of
-    from fintrec.promotions import read_ledger
+    from fintrec.promotions import BEGIN, WITHDRAW, read_ledger, unfinished
     from streams.settings import load_settings
 
-    entries = read_ledger(repository or load_settings(stack_dir).model_repository)
+    target = repository or load_settings(stack_dir).model_repository
+    entries = read_ledger(target)
     if as_json:
         print_json([entry.to_dict() for entry in entries])
+        return
+    if not entries:
+        click.echo(f"nothing was promoted to {target} yet: `fintrec models promote CHECKPOINT`")
         return
     table = Table(title="ledger", title_justify="left")
     for name in ("when (UTC)", "who", "what", "version", "before", "checkpoint", "note"):
         table.add_column(name, overflow="fold")
     for entry in entries:
-        what = f"{entry.action} {entry.intent}".strip()
+        if entry.action == BEGIN and entry is not unfinished(entries):
+            continue  # its end is the next line
+        what = f"{entry.intent}, cut off" if entry.action == BEGIN else entry.action
+        if entry.action == WITHDRAW:
+            what = f"{entry.intent} that failed"
         if entry.restores is not None:
             what += f" to {entry.restores}"
         table.add_row(
@@ -306,8 +400,11 @@ def _target(repository: Path | None, stack_dir: Path | None, no_load: bool) -> "
 
 
 def _print_entry(entry: "Entry", target: "Target", as_json: bool) -> None:
+    from streams.promotion import what_follows
+
+    follows = what_follows(target, entry)
     if as_json:
-        print_json(entry.to_dict() | {"repository": str(target.repository)})
+        print_json(entry.to_dict() | {"repository": str(target.repository), "follows": follows})
         return
     before = "nothing" if entry.version_before is None else f"version {entry.version_before}"
     restored = "" if entry.restores is None else f", the models of version {entry.restores}"
@@ -315,5 +412,6 @@ def _print_entry(entry: "Entry", target: "Target", as_json: bool) -> None:
     click.echo(f"version {entry.version} is {state}{restored}; before it {before}")
     if entry.note:
         click.echo(entry.note)
-    if entry.action == "promote":
+    click.echo(follows)
+    if entry.action == "promote" and entry.version_before is not None:
         click.echo("to go back: fintrec models rollback")

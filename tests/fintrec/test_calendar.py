@@ -5,7 +5,16 @@ from datetime import UTC, datetime, timedelta
 import numpy as np
 import torch
 
-from fintrec.models.calendar import hour, order_and_time, sinusoids, week_of_month, weekday
+from features.spec import HOUR_MS
+from fintrec.models.calendar import (
+    HALF_LIVES_H,
+    HalfLives,
+    hour,
+    order_and_time,
+    sinusoids,
+    week_of_month,
+    weekday,
+)
 
 
 def test_calendar_agrees_with_the_standard_library() -> None:
@@ -67,3 +76,23 @@ def test_learned_time_is_added_as_one_line_and_sines() -> None:
         turns = learned.frequency(torch.tensor(inputs, dtype=torch.float32))
         expected = torch.cat((turns[:1], torch.sin(turns[1:])))
         torch.testing.assert_close(added[0, place], expected, atol=1e-4, rtol=1e-3)
+
+
+def test_what_is_left_of_an_elapsed_time_halves_with_each_half_life() -> None:
+    hours = torch.tensor([0.0, *HALF_LIVES_H, 2 * HALF_LIVES_H[-1]], dtype=torch.float64)
+    log_ms = torch.log1p(hours * HOUR_MS).float()
+    never = torch.tensor([-float(np.log(2))])  # -1 through the encoder's signed log
+    found = HalfLives()(torch.cat((log_ms, never))[None, :, None])[0]
+    expected = 2.0 ** (-hours[:, None] / torch.tensor(HALF_LIVES_H, dtype=torch.float64))
+    torch.testing.assert_close(found[:-1, 1:], expected.float(), atol=1e-4, rtol=1e-4)
+    assert not found[-1, 1:].any()
+
+
+def test_half_lives_tell_days_apart_that_the_log_hardly_does() -> None:
+    torch.manual_seed(0)
+    days = torch.log1p(torch.tensor([1.0, 30.0]) * 24 * HOUR_MS)[None, :, None]
+    order, times = torch.zeros(1, 2, dtype=torch.int64), torch.full((1, 2), 1_750_000_000_000)
+    by_log = order_and_time("product", 64, 1)(order, times, days)[0]
+    by_half_lives = order_and_time("product", 64, 1, "half_lives")(order, times, days)[0]
+    apart = [(one[0] - one[1]).norm() for one in (by_log, by_half_lives)]
+    assert apart[1] > 5 * apart[0]

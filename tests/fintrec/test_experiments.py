@@ -5,6 +5,7 @@ import signal
 import subprocess
 import sys
 import time
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -12,7 +13,7 @@ from click.testing import CliRunner
 
 from features.errors import ConfigurationError
 from fintrec.commands.reproduce import reproduce
-from fintrec.experiments import bank_data, floor, judge, schedule, table
+from fintrec.experiments import bank_data, floor, judge, schedule, table, trials
 from fintrec.experiments.rows import TABLES, WAITS, Cell, cell_named, cells
 from fintrec.experiments.run import Plan, estimated_seconds, plan
 from fintrec.experiments.setting import (
@@ -115,6 +116,42 @@ def test_the_floor_is_the_truth_of_the_pages_that_models_are_judged_on(done):
     )
     page, slot = np.nonzero(pages.shown >= 0)
     assert (best["clicks_floor"][page, pages.shown[page, slot]] > 0).all()
+
+
+def test_a_calibrated_row_is_the_plain_one_through_maps_of_validation(done):
+    out, _, _, found, _ = done
+    row = next(row for row in found["rows"] if row["row"] == "fintrec_calibrated")
+    assert row["cells"] == ["fintrec_calibrated-0"]
+    plain, mapped = (
+        np.load(predictions_path(out, name)) for name in ("fintrec-0", "fintrec_calibrated-0")
+    )
+    assert not np.array_equal(plain, mapped)
+    for item in range(0, plain.shape[1], 40):  # a map of one item keeps the order of its pages
+        order = np.argsort(plain[:, item], kind="stable")
+        assert (np.diff(mapped[order, item]) >= -1e-6).all()
+
+
+def test_a_trial_is_judged_on_validation_pages_that_calibrate_nothing(done, tmp_path):
+    out = done[0]
+    setting = replace(read_setting(out), held_out_pages=20)
+    data = bank_data.load(out)
+    pages = bank_data.tried(data, setting, 30)
+    assert not np.intersect1d(pages.pages, bank_data.held_out(data, setting)).size
+    assert np.array_equal(pages.time_ms, data.validation.time_ms[pages.pages])
+    path = tmp_path / "trials.jsonl"
+    hidden = replace(data, test=data.test.taken(np.zeros(0, np.int64)))  # no test page is read
+    tried = (("rates", {}), ("model", {}), ("model", {"d_head": "8"}), ("clicks", {"epochs": "2"}))
+    for kind, changes in tried:
+        trial = trials.run(out, kind, changes, 1, None, setting, 30, hidden)
+        trials.append(path, trial)
+    found = trials.read(path)
+    assert [trial["kind"] for trial in found] == [kind for kind, _ in tried]
+    assert found[2]["settings"]["model"]["d_head"] == 8
+    assert found[3]["training"]["pctr"]["epochs"] == 2
+    text = trials.markdown(found)
+    assert f"| FinTRec | d_head 8 | 1 | 100 | {found[2]['cpu_seconds']:.0f} |" in text
+    assert f"{found[1]['metrics']['calibrated']['log_loss_all']:.5f} |" in text
+    assert f"{found[0]['metrics']['own']['log_loss_all']:.5f}" in text
 
 
 def test_labels_of_another_bank_have_no_floor(done):

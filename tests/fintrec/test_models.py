@@ -10,9 +10,10 @@ import torch
 from features.encoding import BUCKETS
 from features.history import EMPTY, merged
 from features.spec import NUM_STATIC
+from features.vocabulary import fingerprint
 from fintrec.models.config import paper, tiny_cpu
 from fintrec.models.served import Encode, Head
-from tests.fintrec.tiny import history, history_inputs, models, request_inputs
+from tests.fintrec.tiny import ITEMS, history, history_inputs, models, request_inputs
 
 
 @pytest.mark.parametrize("mask", ["before", "upto"])
@@ -207,12 +208,48 @@ def test_window_cuts_the_context() -> None:
 
 @pytest.mark.parametrize(
     "changes",
-    [{"dynamic_fusion": "concat"}, {"time_encoding": "none"}, {"time_encoding": "learned"}],
+    [
+        {"dynamic_fusion": "concat"},
+        {"time_encoding": "none"},
+        {"time_encoding": "learned"},
+    ],
 )
 def test_alternatives_run(changes: dict[str, object]) -> None:
     pctr, pcvr = models(**changes)
     inputs = history_inputs([history(np.random.default_rng(0), 6)])
     assert torch.isfinite(Encode(pctr, pcvr)(*inputs)).all()
+
+
+def test_compared_items_start_as_the_history_s_and_count_for_little() -> None:
+    pctr, pcvr = models(item_vectors="compared")
+    plain = models()
+    context, request = request_inputs(np.random.default_rng(0), 3)
+    for model, other in zip((pctr, pcvr), plain, strict=True):
+        vectors = model.item_head.compared.vectors.weight
+        own = model.encoder.embedding.item
+        prints = torch.tensor([fingerprint("item", name) for name in ITEMS])
+        assert torch.equal(vectors, own(prints))  # before anything is loaded over them
+        assert vectors.data_ptr() != own.table.weight.data_ptr()  # served apart
+        state = torch.randn(3, 16)
+        model.load_state_dict(other.state_dict(), strict=False)
+        with torch.inference_mode():
+            changed = model.head(state, context, request) - other.head(state, context, request)
+            torch.testing.assert_close(changed, 0.1 * state @ vectors.T, atol=1e-5, rtol=1e-4)
+
+
+def test_an_item_of_the_history_speaks_for_itself_once_it_is_weighted() -> None:
+    _, pcvr = models(item_vectors="compared")
+    rows = history(np.random.default_rng(1), 6)
+    rows["item"] = fingerprint("item", ITEMS[3])
+    context, request = request_inputs(np.random.default_rng(0), 1)
+    with torch.inference_mode():
+        before = pcvr(*history_inputs([rows]), context, request)
+        pcvr.encoder.memory.weight.bias.fill_(1.0)
+        after = pcvr(*history_inputs([rows]), context, request)
+        assert (after - before).argmax().item() == 3
+        states = [pcvr.encode(*history_inputs([rows], bucket)) for bucket in BUCKETS]
+    for state in states[1:]:  # padding holds no item
+        torch.testing.assert_close(state.float(), states[0].float(), atol=4e-3, rtol=0)
 
 
 def test_time_switch_removes_the_calendar() -> None:

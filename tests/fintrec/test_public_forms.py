@@ -18,7 +18,6 @@ from fintrec.public.ngrams import fit, quality
 from fintrec.public.offers import context, find_offers, offer_baselines
 from fintrec.public.ragged import ragged
 from fintrec.public.sessions import protocol, read_sessions
-from tests.fintrec.real_data import folder_of
 
 SEQUENCES = [np.random.default_rng(s).integers(0, 4, 2 + s % 9).tolist() for s in range(60)]
 SMALL = KindSettings(d_model=16, d_feed_forward=16, num_layers=1, window=4, use_time=False)
@@ -102,7 +101,6 @@ def test_cases_come_by_their_start_and_offers_know_nothing_later(tmp_path: Path)
         log.kinds,
         log.kind_N,
         np.where(later, "O_SENT", log.activity_N),
-        log.resource_N,
         log.time_ms_N + later,
         log.amount_N * np.where(later, 7, 1),
         log.case_N,
@@ -141,11 +139,5 @@ def test_sessions_of_another_form_are_named(tmp_path: Path, text: str, message: 
 def test_a_single_session_is_too_few(tmp_path: Path) -> None:
     path = tmp_path / "sessions.seq"
     path.write_text("1 2 3\n")
-    with pytest.raises(LogError, match="at least 9"):
-        protocol(read_sessions(path))
-
-
-def test_real_offers_are_counted_as_published() -> None:
-    offers = find_offers(read_event_log(folder_of("bpic2012") / "bpic2012.parquet"))
-    assert len(offers) == 5961
-    assert float(offers.is_accepted_O.mean()) == pytest.approx(0.447, abs=1e-3)
+    with pytest.raises(LogError, match=r"sessions\.seq: 1 sessions .* at least 9"):
+        protocol(read_sessions(path), path)

@@ -1,20 +1,24 @@
 """Both models with weights by chance: no training, yet every event moves the ranking."""
 
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import torch
 
 from features.records import Item
+from features.spec import DAY_MS
 from features.vocabulary import Vocabulary
+from fintrec import model_card
 from fintrec.bank.surfaces import PLACES
 from fintrec.calibration import Calibration, Knots
-from fintrec.checkpoint import Checkpoint, save
+from fintrec.checkpoint import Checkpoint, load, save
 from fintrec.models.config import tiny_cpu
 from fintrec.models.pctr import Pctr
 from fintrec.models.pcvr import Pcvr
 from fintrec.popularity import Popularity
+from tests.fintrec.tiny import training_set
 
 _OUTPUT_GAIN = 6.0  # spreads the untrained logits over a few units
 
@@ -58,6 +62,21 @@ def write_checkpoint(directory: Path, items: Sequence[Item], seed: int) -> None:
         ),
         directory,
     )
+
+
+def write_carded(directory: Path, items: Sequence[Item], seed: int) -> None:
+    """`write_checkpoint`, and a card of it, judged on a few hand-made pages."""
+    write_checkpoint(directory, items, seed)
+    checkpoint = load(directory)
+    known = checkpoint.vocabulary.items
+    data = replace(
+        training_set(6),
+        items=known,
+        content_types=checkpoint.content_types,
+        vocabulary=checkpoint.vocabulary,
+        window_ms=np.full(len(known), DAY_MS),
+    )
+    model_card.write(directory, checkpoint, data)
 
 
 def _calibration(seed: int, num_items: int) -> Calibration:

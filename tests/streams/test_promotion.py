@@ -6,12 +6,15 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+import torch
 from click.testing import CliRunner
 
 from features.errors import ConfigurationError, FintrecError, ModelUnavailable
 from fintrec import promotions
+from fintrec.card_files import checkpoint_sha256
+from fintrec.checkpoint import load, save
 from fintrec.export import export, load_script
-from fintrec.manifest import load_manifest, verify, versions
+from fintrec.manifest import SERVED, load_manifest, verify, versions
 from fintrec.promotions import PromotionRefused, read_ledger
 from streams import promotion
 from streams.commands.export import export as export_verb
@@ -139,6 +142,19 @@ def test_a_killed_promotion_is_taken_back_by_the_next(target, checkpoints, monke
     assert told(target)[1] == ("withdraw", 2, 1)
 
 
+def test_what_a_killed_export_left_is_gone_after_the_next_promotion(
+    target, checkpoints, monkeypatch
+) -> None:
+    promote(target, checkpoints / "a")
+    killed_while_loading(target, checkpoints / "b", monkeypatch)
+    for name in ("encode", "head"):  # as when it died between moving two folders to their places
+        (target.repository / name / "2").rename(target.repository / name / ".2.partial")
+    assert versions(target.repository) == [1]
+    assert promote(target.failing(None), checkpoints / "c").version == 3
+    left = {path.name for name in SERVED for path in (target.repository / name).iterdir()}
+    assert left == {"1", "3", "config.pbtxt"}
+
+
 def test_a_promotion_killed_after_it_was_served_is_recorded_as_done(
     target, checkpoints, monkeypatch
 ) -> None:
@@ -199,8 +215,10 @@ def test_a_served_version_without_a_card_cannot_be_a_gate(target, checkpoints) -
     [
         (lambda folder: (folder / "card.json").unlink(), r"no card\.json"),
         (lambda folder: (folder / "pcvr.safetensors").unlink(), r"pcvr\.safetensors is missing"),
-        (lambda folder: change(folder, registry="0" * 64), "trained on feature registry 0000"),
-        (lambda folder: change(folder, metrics={}), "is the card of checkpoint"),
+        (lambda folder: change(folder, metrics={}), r"checkpoint\.json is not the one"),
+        (lambda folder: cut(folder / "pctr.safetensors"), r"pctr\.safetensors has SHA-256"),
+        (lambda folder: foreign(folder), "trained on feature registry 0000"),
+        (lambda folder: change(folder, format=1), r"checkpoint\.json is not the one"),
     ],
 )
 def test_a_checkpoint_that_must_not_be_served_is_refused(
@@ -218,6 +236,52 @@ def test_a_checkpoint_that_must_not_be_served_is_refused(
 def change(folder: Path, **changes: object) -> None:
     data = json.loads((folder / "checkpoint.json").read_text()) | changes
     (folder / "checkpoint.json").write_text(json.dumps(data))
+
+
+def cut(path: Path) -> None:
+    path.write_bytes(path.read_bytes()[:-7])
+
+
+def foreign(folder: Path) -> None:
+    """A checkpoint of other features, with the card that was made of it."""
+    change(folder, registry="0" * 64)
+    bind_card(folder)
+
+
+def bind_card(folder: Path) -> None:
+    """Give the card the hash of what lies beside it now."""
+    card = json.loads((folder / "card.json").read_text())
+    card["hashes"]["checkpoint"] = checkpoint_sha256(folder)
+    (folder / "card.json").write_text(json.dumps(card))
+
+
+def test_models_whose_outputs_are_no_numbers_are_never_served(
+    target, checkpoints, tmp_path
+) -> None:
+    promote(target, checkpoints / "a")
+    broken = tmp_path / "broken"
+    shutil.copytree(checkpoints / "b", broken)
+    found = load(broken)
+    assert found.pctr is not None
+    with torch.no_grad():
+        found.pctr.item_head.output.weight[0, 0] = torch.nan
+    save(found, broken)
+    bind_card(broken)
+    with pytest.raises(ConfigurationError, match="not finite, expected numbers"):
+        promote(target, broken)
+    assert (versions(target.repository), target.served()) == ([1], 1)
+    assert not [path for path in target.repository.rglob("*") if path.name.startswith(".")]
+
+
+def test_the_served_checkpoint_is_not_promoted_a_second_time(target, checkpoints) -> None:
+    promote(target, checkpoints / "a")
+    with pytest.raises(PromotionRefused, match="is served already, as version 1"):
+        promote(target, checkpoints / "a")
+    assert promote(target, checkpoints / "a", kind="gpu").version == 2, "for another machine"
+    assert promote(target, checkpoints / "b").version == 3
+    assert rollback(target).restores == 2
+    with pytest.raises(PromotionRefused, match="is served already, as version 4"):
+        promote(target, checkpoints / "a")
 
 
 def test_artefacts_that_are_gone_cannot_be_restored(target, checkpoints) -> None:
@@ -245,9 +309,18 @@ def test_the_verbs_print_one_json_object_each(checkpoints, tmp_path) -> None:
     assert (back["version"], back["restores"]) == (3, 1)
     listed = json.loads(called("list", "--in", str(checkpoints), "--json", *where))
     status = {Path(row["checkpoint"]).name: row["status"] for row in listed}
-    assert status == {"a": "served, version 3", "b": "version 2", "c": "", "bad": ""}
+    assert status["a"] == "version 3 (the models of version 1)"  # no Triton says what is served
+    assert (status["b"], status["c"], status["bad"]) == ("version 2", "", "")
     shown = json.loads(called("show", str(checkpoints / "a"), "--json"))
     assert shown["recipe"]["name"] == "test"
+    assert {one["what"]: one["holds"] for one in shown["checked"]} == {
+        "weights and checkpoint.json": True,
+        "judged.npz": True,
+        "MODEL_CARD.md": True,
+        "feature registry": True,
+        "code": True,
+        "data": None,
+    }
     compared = json.loads(
         called("compare", str(checkpoints / "a"), str(checkpoints / "bad"), "--json")
     )
@@ -265,7 +338,7 @@ def test_the_verbs_print_one_json_object_each(checkpoints, tmp_path) -> None:
 def test_the_verbs_print_tables_for_people(checkpoints, tmp_path) -> None:
     where = ("--repository", str(tmp_path / "models"))
     assert "version 1 is written" in called("promote", str(checkpoints / "a"), "--no-load", *where)
-    assert "served, version 1" in called("list", "--in", str(checkpoints), *where)
+    assert "version 1" in called("list", "--in", str(checkpoints), *where)
     assert called("show", str(checkpoints / "a")).startswith("# Model card: test")
     shown = called("compare", str(checkpoints / "a"), str(checkpoints / "bad"))
     assert "in pairs" in shown

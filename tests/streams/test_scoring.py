@@ -189,6 +189,19 @@ def test_states_of_an_older_model_are_scored_by_their_own_model():
     assert pctr["old-0"] != pctr["new-0"]
 
 
+def test_states_of_a_model_that_was_unloaded_just_now_are_scored_on_static_context():
+    worker = Worker()
+    worker.work._hidden._repair_rows = 0
+    worker.know("old", model=1)
+    worker.know("new", model=2)
+    worker.triton.fail = {"head 1"}
+    slates = worker.handle(ask("old"), ask("new"))
+    assert (slates["old-0"].tier, slates["old-0"].models.pctr) == ("static", "2")
+    assert "no_state" in slates["old-0"].flags
+    assert not {"older_model", "triton_unavailable"} & set(slates["old-0"].flags)
+    assert slates["new-0"].tier == "fresh"
+
+
 def test_a_user_without_a_state_is_scored_on_static_context_alone():
     worker = Worker()
     slate = worker.handle(ask("nobody"))["nobody-0"]
