@@ -26,6 +26,7 @@ from rich.console import Console
 
 from bench.report import write_section
 from bench.training_measure import (
+    Clock,
     Row,
     clock_of,
     large_product,
@@ -38,7 +39,6 @@ from bench.training_report import section
 from bench.training_work import (
     Trainer,
     Work,
-    autocast,
     scoring_works,
     sequence_work,
     training_works,
@@ -46,12 +46,13 @@ from bench.training_work import (
 from fintrec.adapters import bpic2012
 from fintrec.bank.simulate import SIZES, simulate
 from fintrec.datasets import DatasetConfig, TrainingSet, build_training_set, load_training_set
+from fintrec.learning.compute import Compute, Precision
 from fintrec.models.config import RECIPES, Recipe
 from fintrec.public.sequence_training import DecoderRecipe
 from fintrec.result_files import ResultFolder, read_cells
 
 END_MS: Final = 1_795_564_800_000  # 2026-11-25
-PRECISIONS: Final = {"float32": torch.float32, "bfloat16": torch.bfloat16}
+PRECISIONS: Final = ("fp32", "bf16")
 _BANK: Final = "simulated bank"
 _BPIC: Final = "BPIC 2012"
 _BEAUTY: Final = "Amazon Beauty"
@@ -108,7 +109,7 @@ class Case:
 
     device: str
     recipe: str
-    precision: str
+    precision: Precision
     threads: int
     batches: int
     steps: int
@@ -118,18 +119,28 @@ class Case:
         """The cell's name."""
         return f"{kind}-{self.device}-{self.recipe}-{self.precision}-{self.threads}"
 
+    @property
+    def compute(self) -> Compute:
+        """Device and precision."""
+        return Compute(torch.device(self.device), self.precision)
+
+    @property
+    def clock(self) -> Clock:
+        """What it is timed by."""
+        return clock_of(self.compute.device, self.threads)[1]
+
     def trainer(self, work: Work) -> Trainer:
         """A trainer of a work."""
-        training = RECIPES[self.recipe]().training
-        return Trainer(work, training, torch.device(self.device), PRECISIONS[self.precision])
+        return Trainer(work, RECIPES[self.recipe]().training, self.compute)
 
 
 def padding_row(case: Case, what: str, work: Work) -> Row:
     """Both paddings of a work."""
-    device = torch.device(case.device)
-    _, clock = clock_of(device, case.threads)
     step = _trains(case, work) if what == "training" else _scores(case, work)
-    return {"what": what, **padding(work, step, device, clock, case.batches, case.repeats)}
+    return {
+        "what": what,
+        **padding(work, step, case.compute, case.clock, case.batches, case.repeats),
+    }
 
 
 def _trains(case: Case, work: Work) -> Any:
@@ -143,12 +154,11 @@ def _trains(case: Case, work: Work) -> Any:
 
 
 def _scores(case: Case, work: Work) -> Any:
-    device, precision = torch.device(case.device), PRECISIONS[case.precision]
-    model = work.module.to(device).eval()
+    model = work.module.to(case.compute.device).eval()
 
     @torch.inference_mode()
     def step(side: str, batch: Any) -> None:
-        with autocast(device, precision):
+        with case.compute.autocast():
             model(batch)
 
     return step
@@ -156,11 +166,9 @@ def _scores(case: Case, work: Work) -> Any:
 
 def product_rows(case: Case, source: Source, kind: str) -> dict[str, Any]:
     """Steps or scores of both models beside their bare products, and the peak of this device."""
-    device, precision = torch.device(case.device), PRECISIONS[case.precision]
     recipe, num_items = RECIPES[case.recipe](), len(source.bank.items)
-    _, clock = clock_of(device, case.threads)
-    peak = large_product(device, precision, clock, case.repeats)
-    much = (clock, case.steps, case.repeats)
+    peak = large_product(case.compute, case.clock, case.repeats)
+    much = (case.clock, case.steps, case.repeats)
     if kind == "steps":
         rows = [
             steps_against_products(work, case.trainer(work), recipe, num_items, *much)
@@ -168,7 +176,7 @@ def product_rows(case: Case, source: Source, kind: str) -> dict[str, Any]:
         ]
     else:
         rows = [
-            scores_against_products(work, recipe, num_items, device, precision, *much)
+            scores_against_products(work, recipe, num_items, case.compute, *much)
             for work in scoring_works(_BANK, source.bank, recipe)
         ]
     return {"rows": rows, "peak_gflop_per_s": peak}
@@ -230,7 +238,7 @@ FOLDER: Final = click.Path(exists=True, file_okay=False, path_type=Path)
 @click.option("--real-data", type=FOLDER, help="Folder of bpic2012/ and s3rec_amazon/.")
 @click.option("--recipe", "recipes", multiple=True, type=click.Choice(list(RECIPES)))
 @click.option("--device", default="cpu", show_default=True, type=click.Choice(["cpu", "cuda"]))
-@click.option("--precision", "precisions", multiple=True, type=click.Choice(list(PRECISIONS)))
+@click.option("--precision", "precisions", multiple=True, type=click.Choice(PRECISIONS))
 @click.option("--threads", default="1", show_default=True, help="Of a CPU; several by commas.")
 @click.option("--batches", default=40, show_default=True, type=click.IntRange(1))
 @click.option("--steps", default=20, show_default=True, type=click.IntRange(1))
@@ -245,7 +253,7 @@ def main(
     real_data: Path | None,
     recipes: tuple[str, ...],
     device: str,
-    precisions: tuple[str, ...],
+    precisions: tuple[Precision, ...],
     threads: str,
     batches: int,
     steps: int,
@@ -263,7 +271,7 @@ def main(
         Case(device, recipe, precision, int(number), batches, steps, repeats)
         for number in threads.split(",")
         for recipe in recipes or (("paper",) if on_gpu else ("tiny_cpu", "table3", "paper"))
-        for precision in precisions or (("bfloat16",) if on_gpu else ("float32",))
+        for precision in precisions or (("bf16",) if on_gpu else ("fp32",))
     ]
     if runs:
         source = Source(bank_size, dataset, real_data)

@@ -14,13 +14,15 @@ import numpy as np
 import torch
 
 from bench import flops
-from bench.training_work import PARTS, Trainer, Work, autocast, moved
+from bench.training_work import PARTS, Trainer, Work
+from fintrec.learning.compute import Compute, Precision
 from fintrec.models.config import Recipe
 
 SIDES: Final = ("padded", "bucketed")
+_DTYPES: Final[dict[Precision, torch.dtype]] = {"fp32": torch.float32, "bf16": torch.bfloat16}
 _FLOPS: Final = 1e11  # of all steps of a repeat on a CPU: a wide model is measured on fewer
 _POSITIONS: Final = 25_000  # padded ones of a repeat on a CPU
-_LARGE: Final = {"cpu": 2048, "cuda": 8192}  # rows of the product that the peak is measured by
+_LARGE: Final = {"cpu": 1024, "cuda": 8192}  # rows of the product that the peak is measured by
 Clock = Callable[[], float]
 Row = dict[str, Any]
 
@@ -46,7 +48,7 @@ def spread(values: Sequence[float], digits: int = 3) -> list[float]:
 def padding(
     work: Work,
     step: Callable[[str, Any], object],
-    device: torch.device,
+    compute: Compute,
     clock: Clock,
     num_batches: int,
     repeats: int,
@@ -56,12 +58,12 @@ def padding(
     `step(side, batch)` does the work on a batch, a training step or the scores.
     """
     first = work.present(_made(work, work.plan[0], "padded"))
-    if device.type == "cpu":
+    if compute.device.type == "cpu":
         num_batches = max(1, min(num_batches, _POSITIONS // first.numel()))
     plan, wide = list(work.plan[:num_batches]), first.shape[1]
     for side in SIDES:  # the first batch of a shape is not counted
         for planned in {len(work.present(_made(work, p, side))[0]): p for p in plan}.values():
-            step(side, moved(_made(work, planned, side), device))
+            step(side, compute.placed(_made(work, planned, side)))
     counted = [work.present(_made(work, planned, "bucketed")) for planned in plan]
     real = sum(int(present.sum()) for present in counted)
     lengths = np.concatenate([present.sum(1).numpy() for present in counted])
@@ -71,7 +73,7 @@ def padding(
         for number, planned in enumerate(plan):
             for side in SIDES if (number + repeat) % 2 else SIDES[::-1]:
                 begin = clock()
-                batch = moved(_made(work, planned, side), device)
+                batch = compute.placed(_made(work, planned, side))
                 encoded = clock()
                 step(side, batch)
                 spent[side, "encode"] += encoded - begin
@@ -144,9 +146,9 @@ def steps_against_products(
         for batch in batches
     ]
     count = [flops.training_flops(products) for products in found]
-    num = _affordable(count, trainer.device)
-    bare = [flops.bare(p, True, trainer.device, trainer.precision) for p in found[:num]]
-    _train(trainer, batches[0], clock)
+    num = _affordable(count, trainer.compute.device)
+    bare = [_bare(p, True, trainer.compute) for p in found[:num]]
+    _train(trainer, trainer.compute.placed(batches[0]), clock)
     bare[0]()
     parts: dict[str, list[float]] = defaultdict(list)
     for repeat in range(repeats):
@@ -158,7 +160,7 @@ def steps_against_products(
                     bare[number]()
                     spent["bare"] += clock() - begin
                 else:
-                    batch = moved(work.encode(planned, True), trainer.device)
+                    batch = trainer.compute.placed(work.encode(planned, True))
                     spent["encode"] += clock() - begin
                     spent.update(_train(trainer, batch, clock))
         for key, value in spent.items():
@@ -183,6 +185,10 @@ def steps_against_products(
     }
 
 
+def _bare(found: list[flops.Product], training: bool, compute: Compute) -> Callable[[], None]:
+    return flops.bare(found, training, compute.device, _DTYPES[compute.precision])
+
+
 def _affordable(count: Sequence[int], device: torch.device) -> int:
     if device.type == "cuda":
         return len(count)
@@ -203,23 +209,22 @@ def scores_against_products(
     work: Work,
     recipe: Recipe,
     num_items: int,
-    device: torch.device,
-    precision: torch.dtype,
+    compute: Compute,
     clock: Clock,
     num_steps: int,
     repeats: int,
 ) -> Row:
     """Tokens a second of scoring full windows, and its speed beside the bare products."""
-    model = work.module.to(device).eval()
+    model = work.module.to(compute.device).eval()
     batches = [work.encode(planned, True) for planned in work.plan[:num_steps]]
     found = [
         flops.products(recipe.model, sizes_of(work, recipe, batch, num_items, False))
         for batch in batches
     ]
     count = [flops.forward_flops(products) for products in found]
-    num = _affordable(count, device)
-    ready = [moved(batch, device) for batch in batches[:num]]
-    bare = [flops.bare(p, False, device, precision) for p in found[:num]]
+    num = _affordable(count, compute.device)
+    ready = [compute.placed(batch) for batch in batches[:num]]
+    bare = [_bare(p, False, compute) for p in found[:num]]
     seconds: dict[str, list[float]] = defaultdict(list)
     for repeat in range(-1, repeats):  # the first is not counted
         spent: Counter[str] = Counter()
@@ -229,7 +234,7 @@ def scores_against_products(
                 if side == "bare":
                     bare[number]()
                 else:
-                    with autocast(device, precision):
+                    with compute.autocast():
                         model(ready[number])
                 spent[side] += clock() - begin
         if repeat >= 0:
@@ -251,12 +256,12 @@ def scores_against_products(
     }
 
 
-def large_product(
-    device: torch.device, precision: torch.dtype, clock: Clock, repeats: int
-) -> list[float]:
+def large_product(compute: Compute, clock: Clock, repeats: int) -> list[float]:
     """Operations a second of one large square product, in 1e9: the peak that can be measured."""
-    rows = _LARGE[device.type]
-    left, right = (torch.randn(rows, rows, device=device).to(precision) for _ in range(2))
+    device, rows = compute.device, _LARGE[compute.device.type]
+    left, right = (
+        torch.randn(rows, rows, device=device).to(_DTYPES[compute.precision]) for _ in range(2)
+    )
     out = left @ right
     found = []
     for _ in range(repeats):

@@ -6,7 +6,7 @@ from typing import Any, Final
 import torch
 from torch.profiler import ProfilerActivity, profile
 
-from bench.training_work import Trainer, Work, moved
+from bench.training_work import Trainer, Work
 
 SHOWN: Final = 10
 _IN_TABLE: Final = 60
@@ -36,9 +36,9 @@ def profiled(
     step into the folder. Gives the operators with the most time of their own, on the GPU where
     there is one: of each the least of all steps, since what else a machine does only adds.
     """
-    on_gpu = trainer.device.type == "cuda"
+    on_gpu = trainer.compute.device.type == "cuda"
     own = "self_device_time_total" if on_gpu else "self_cpu_time_total"
-    batches = [moved(work.encode(p, True), trainer.device) for p in work.plan[:num_steps]]
+    batches = [trainer.compute.placed(work.encode(p, True)) for p in work.plan[:num_steps]]
     _run(trainer, batches[0])
     least: dict[str, tuple[float, int]] = {}
     fastest: tuple[float, profile] | None = None
@@ -79,5 +79,5 @@ def _activities(on_gpu: bool) -> list[ProfilerActivity]:
 def _run(trainer: Trainer, batch: Any) -> None:
     for _ in trainer.stages(batch):
         pass
-    if trainer.device.type == "cuda":
-        torch.cuda.synchronize(trainer.device)
+    if trainer.compute.device.type == "cuda":
+        torch.cuda.synchronize(trainer.compute.device)

@@ -36,7 +36,7 @@ def section(cells: Mapping[str, Row]) -> str:
     if not any(cell["settings"]["device"] == "cuda" for cell in cells.values()):
         parts.append(
             "Not run on a GPU yet. `--device cuda` measures the same there, the recipe `paper` in "
-            "bfloat16, beside the peak of one large product and the one of the data sheet. What of "
+            "bf16, beside the peak of one large product and the one of the data sheet. What of "
             "it needs no GPU, the profiler's path too, is tested on a CPU."
         )
     return "\n\n".join(parts)
@@ -49,7 +49,7 @@ def _order(cell: Row) -> tuple[Any, ...]:
         settings["device"],
         settings["threads"],
         recipes.index(settings["recipe"]),
-        settings["precision"] != "float32",
+        settings["precision"] != "fp32",
     )
 
 
@@ -65,8 +65,8 @@ def _origin(cells: Iterable[Row]) -> str:
     )
     repeats = dict.fromkeys(str(cell["settings"]["repeats"]) for cell in cells)
     return (
-        f"Made by {commands} on {'; '.join(machines)} ({'; '.join(when)}). Medians (range) of {', '.join(repeats)} "
-        "repeats. Other work ran beside: sides take turns batch by batch and every ratio is of one "
+        f"Made by {commands} on {'; '.join(machines)} ({'; '.join(when)}). Medians (range) of "
+        f"{', '.join(repeats)} repeats. Other work ran beside: sides take turns batch by batch and every ratio is of one "
         "repeat. One thread of a CPU is measured in its CPU time, all else in wall time."
     )
 
@@ -183,7 +183,7 @@ def _peaks(cells: Sequence[Row]) -> str:
     for cell in cells:
         settings = cell["settings"]
         case = f"{settings['device_name']}, {settings['precision']}, threads {settings['threads']}"
-        if settings["precision"] == "bfloat16":
+        if settings["precision"] == "bf16":
             sheet = data_sheet_tflops(settings["device_name"])
             case += f" (data sheet: {sheet:,} TFLOP/s)" if sheet else ""
         told.setdefault(case, []).append(cell["result"]["peak_gflop_per_s"][0])

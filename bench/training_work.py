@@ -7,7 +7,6 @@ dropout draws.
 
 import copy
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final, NamedTuple
@@ -27,6 +26,7 @@ from fintrec.batches import (
     history_lengths,
 )
 from fintrec.datasets import TrainingSet
+from fintrec.learning.compute import Compute
 from fintrec.models.config import Recipe, TrainingConfig
 from fintrec.models.pctr import Pctr
 from fintrec.models.pcvr import Pcvr
@@ -195,11 +195,10 @@ class Trainer:
         self,
         work: Work,
         config: TrainingConfig,
-        device: torch.device,
-        precision: torch.dtype,
+        compute: Compute,
     ) -> None:
-        self.device, self.precision = device, precision
-        self.loss = copy.deepcopy(work.module).to(device).train()
+        self.compute = compute
+        self.loss = copy.deepcopy(work.module).to(compute.device).train()
         self._gradient_norm = config.gradient_norm
         self._trained = [weight for weight in self.loss.parameters() if weight.requires_grad]
         self._optimiser = torch.optim.AdamW(
@@ -209,7 +208,7 @@ class Trainer:
     def stages(self, batch: Any) -> Iterator[str]:
         """Take a step; gives the name of each part (PARTS) when it is done."""
         self._optimiser.zero_grad(set_to_none=True)
-        with autocast(self.device, self.precision):
+        with self.compute.autocast():
             loss = self.loss(batch)
         yield "forward"
         loss.backward()
@@ -218,13 +217,3 @@ class Trainer:
         yield "clip"
         self._optimiser.step()
         yield "optimiser"
-
-
-def autocast(device: torch.device, precision: torch.dtype) -> AbstractContextManager[Any]:
-    """Matrix products in a precision; float32 is none of it."""
-    return torch.autocast(device.type, precision, enabled=precision != torch.float32)
-
-
-def moved(batch: Any, device: torch.device) -> Any:
-    """A batch on a device."""
-    return type(batch)(*(tensor.to(device) for tensor in batch))

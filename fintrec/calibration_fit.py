@@ -151,4 +151,8 @@ def _pair(level_N: npt.ArrayLike, clicked_N: npt.ArrayLike) -> tuple[FloatArray,
     level, clicked = np.asarray(level_N, np.float64), np.asarray(clicked_N, bool)
     if level.shape != clicked.shape or level.ndim != 1:
         raise ValueError(f"level has shape {level.shape}, clicked {clicked.shape}: expected (N,)")
+    if np.isnan(level).any():
+        raise ValueError(
+            f"{int(np.isnan(level).sum())} of {len(level)} levels of impressions are NaN"
+        )
     return level, clicked

@@ -3,7 +3,7 @@
     reliability.json        metrics and tables of pCTR before and after calibration, and of pCVR
                             overall, by content type, by attribution window
     reliability_pctr.png    before: the softmax share, read as if it were a probability
-    reliability_pcvr.png    with complete labels only, and with all
+    reliability_pcvr.png    with complete labels only, with all, and of the items that pages showed
     reliability_pcvr_types.png
 
 pCVR has no calibrator (FinTRec section 3.2). A label whose attribution window ends after the log is
@@ -84,10 +84,18 @@ def _click_probabilities(
     return share, calibration.probability(shown.level, shown.item)
 
 
-def of_conversions(scored: Scored, data: TrainingSet) -> dict[str, Any]:
-    """pCVR of all (page, item): complete labels, all labels, and complete ones by group."""
+def of_conversions(
+    scored: Scored, data: TrainingSet, shown_NS: npt.NDArray[np.int32]
+) -> dict[str, Any]:
+    """pCVR of all (page, item): complete labels, all labels, and complete ones by group.
+
+    `shown_NS` are the items of the scored pages, -1 for none: those are judged apart, because pCVR
+    is not told of them (docs/adr/0018-pcvr-is-not-told-what-the-page-shows.md).
+    """
     probability = conversion_probabilities(scored.pcvr_logits)
-    known = scored.known
+    known, shown = scored.known, np.zeros_like(scored.known)
+    page, slot = np.nonzero(shown_NS >= 0)
+    shown[page, shown_NS[page, slot]] = True
 
     def of(which: npt.NDArray[np.bool_]) -> dict[str, Any]:
         return judged(probability[which], scored.converted[which])
@@ -98,6 +106,7 @@ def of_conversions(scored: Scored, data: TrainingSet) -> dict[str, Any]:
         "labels": {"complete": int(known.sum()), "incomplete": int((~known).sum())},
         "complete_labels": of(known),
         "incomplete_as_negative": of(np.ones_like(known)),
+        "shown_items": of(known & shown),
         "by_content_type": {str(kind): of(known & (kinds == kind)) for kind in np.unique(kinds)},
         "by_window_days": {f"{day:g}": of(known & (days == day)) for day in np.unique(days)},
     }
@@ -126,7 +135,7 @@ def write(
         report["calibration"] = checkpoint.calibration.to_dict()
         report["pctr"] = of_clicks(impressions(scored, data.test), checkpoint.calibration)
     if checkpoint.pcvr is not None:
-        report["pcvr"] = of_conversions(scored, data)
+        report["pcvr"] = of_conversions(scored, data, data.test.shown[scored.pages])
     write_json(directory / FILE, report)
     _draw(directory, report)
     return report
@@ -144,13 +153,16 @@ def _draw(directory: Path, report: Mapping[str, Any]) -> None:
             "a click",
         )
     if goals and goals["complete_labels"]["examples"]:
+        parts = {
+            "complete labels": goals["complete_labels"],
+            "incomplete taken for none": goals["incomplete_as_negative"],
+        }
+        if goals["shown_items"].get("positives", 0) >= _DRAWN_GROUP:
+            parts["complete, items shown"] = goals["shown_items"]
         _picture(
             directory / "reliability_pcvr.png",
             f"pCVR, no calibrator\n{of}",
-            {
-                "complete labels": goals["complete_labels"],
-                "incomplete taken for none": goals["incomplete_as_negative"],
-            },
+            parts,
             "a conversion",
         )
         kinds = goals["by_content_type"]

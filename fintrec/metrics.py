@@ -1,5 +1,8 @@
 """Metrics of the paper: log loss, recall@k (eq. 3), AUROC; and what tells an honest probability.
 
+Each raises ValueError on shapes that differ or are empty, and on NaN: a comparison with NaN is false,
+so a model that is broken could otherwise look perfect.
+
 Shapes: N labelled probabilities, L labelled steps, K items
 """
 
@@ -15,11 +18,16 @@ Bins = Literal["mass", "width", "positives"]
 _SMALLEST: Final = 1e-8  # a probability of 0 or 1 is a rounded one
 
 
-def log_loss(probability_N: npt.ArrayLike, label_N: npt.ArrayLike) -> float:
-    """Mean binary cross entropy, natural log; ValueError on shapes that differ or are empty."""
+def losses(probability_N: npt.ArrayLike, label_N: npt.ArrayLike) -> FloatArray:
+    """Binary cross entropy of each example, natural log."""
     probability, label = _pair(probability_N, label_N)
     clipped = np.clip(probability, _SMALLEST, 1 - _SMALLEST)
-    return float(-np.where(label, np.log(clipped), np.log1p(-clipped)).mean())
+    return np.asarray(-np.where(label, np.log(clipped), np.log1p(-clipped)))
+
+
+def log_loss(probability_N: npt.ArrayLike, label_N: npt.ArrayLike) -> float:
+    """Mean of `losses`."""
+    return float(losses(probability_N, label_N).mean())
 
 
 def recall_at(scores_LK: npt.ArrayLike, target_L: npt.ArrayLike, k: int) -> float:
@@ -33,6 +41,7 @@ def recall_at(scores_LK: npt.ArrayLike, target_L: npt.ArrayLike, k: int) -> floa
         raise ValueError(
             f"scores {scores.shape} and targets {target.shape} are not (L, K) and (L,)"
         )
+    _check_numbers(scores)
     own = scores[np.arange(len(target)), target][:, None]
     before = np.arange(scores.shape[1])[None] < target[:, None]
     rank = ((scores > own) | ((scores == own) & before)).sum(axis=1)
@@ -113,7 +122,10 @@ def binned(probability_N: npt.ArrayLike, num_bins: int, bins: Bins) -> list[npt.
 def calibration_error(
     probability_N: npt.ArrayLike, label_N: npt.ArrayLike, num_bins: int = 10, bins: Bins = "mass"
 ) -> float:
-    """Mean |predicted - observed| rate over bins, weighted by their size (ECE)."""
+    """Expected calibration error: mean |predicted - observed| rate over bins, weighted by their size.
+
+    By default ten bins of equally many examples: equal width puts nearly all rare events into one.
+    """
     probability, label = _pair(probability_N, label_N)
     parts = binned(probability, num_bins, bins)
     gaps = [len(part) * abs(probability[part].mean() - label[part].mean()) for part in parts]
@@ -125,4 +137,10 @@ def _pair(first_N: npt.ArrayLike, label_N: npt.ArrayLike) -> tuple[FloatArray, A
     label = np.asarray(label_N, bool)
     if first.shape != label.shape or first.ndim != 1 or not len(first):
         raise ValueError(f"shapes {first.shape} and {label.shape}: expected equal, one axis, N > 0")
+    _check_numbers(first)
     return first, label
+
+
+def _check_numbers(values: FloatArray) -> None:
+    if np.isnan(values).any():
+        raise ValueError(f"{int(np.isnan(values).sum())} of {values.size} predictions are NaN")

@@ -102,7 +102,13 @@ def draw(path: Path, title: str, tables: Mapping[str, Sequence[Bin]], event: str
     upper.plot(ends, ends, color="0.6", linewidth=1, label="honest")
     for number, (name, table) in enumerate(tables.items()):
         _line(upper, lower, name, table, f"C{number}", ends[0])
-    upper.set(xscale="log", yscale="log", xlim=ends, ylim=ends, ylabel=f"observed rate of {event}")
+    upper.set(
+        xscale="log",
+        yscale="log",
+        xlim=ends,
+        ylim=ends,
+        ylabel=f"observed rate of {event}, bars 95 %",
+    )
     upper.set_title(title, fontsize=10)
     upper.legend(fontsize=8, loc="best")
     least = min(one.examples for one in every) / 3

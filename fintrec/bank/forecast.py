@@ -170,18 +170,26 @@ class Forecast:
             item.ravel(),
         )
 
-    def of_page(self, user: int, times: IntArray) -> tuple[FloatArray, FloatArray, FloatArray]:
+    def of_page(
+        self, user: int, times: IntArray
+    ) -> tuple[FloatArray, FloatArray, FloatArray, FloatArray]:
         """What foresight says of an item when it is told whether the page shows it, (D, I) each.
 
+        - foresight, not told
         - the probability of its goal if the page does not show it
         - the probability of a goal that one exposure on the page leads to within the window, at a
-          typical position: P(goal | shown) = 1 - (1 - first) * (1 - second)
+          typical position: P(goal | shown) = 1 - (1 - second) * (1 - third)
         - how often the logging policy would show it on the page, 0 where it must not
         """
         parts = self._parts(user, times)
-        unshown = 1 - np.exp(parts.past + parts.told - parts.external - parts.expected)
-        closed = self._closed(user, times)
-        return np.where(closed, 0.0, unshown), np.where(closed, 0.0, parts.caused), parts.here
+        open_ = ~self._closed(user, times)
+        before = parts.past + parts.told - parts.external - parts.expected
+        return (
+            open_ * (1 - np.exp(before - parts.here * parts.caused)),
+            open_ * (1 - np.exp(before)),
+            open_ * parts.caused,
+            parts.here,
+        )
 
     def _parts(self, user: int, times: IntArray) -> "_Parts":
         mine = self._log.exposures.of(slice(*self._bounds[user : user + 2]))

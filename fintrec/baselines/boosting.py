@@ -3,8 +3,6 @@
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from sklearn.ensemble import HistGradientBoostingClassifier
-
 from fintrec.baselines.trees import Classifier
 
 
@@ -23,23 +21,24 @@ class BoostingConfig:
         """JSON form."""
         return asdict(self)
 
+    def classifier(self, item_column: int | None, seed: int) -> Classifier:
+        """The unfitted classifier; the item itself is a category, which no forest of sklearn takes.
 
-def boosting(config: BoostingConfig, item_column: int, seed: int) -> Classifier:
-    """The unfitted classifier; the item itself is a category, which no forest of sklearn can take.
+        `item_column` is the place of the item's number among the columns; None orders it like any
+        other number.
+        """
+        from sklearn.ensemble import HistGradientBoostingClassifier
 
-    `item_column` is the place of the item's number among the columns, None or over 255 items:
-    then the number is ordered like any other.
-    """
-    found: Classifier = HistGradientBoostingClassifier(
-        max_iter=config.num_trees,
-        learning_rate=config.learning_rate,
-        max_leaf_nodes=config.num_leaves,
-        min_samples_leaf=config.min_leaf,
-        l2_regularization=config.l2,
-        categorical_features=[item_column],
-        early_stopping=True,
-        validation_fraction=0.1,
-        n_iter_no_change=20,
-        random_state=seed,
-    )
-    return found
+        found: Classifier = HistGradientBoostingClassifier(
+            max_iter=self.num_trees,
+            learning_rate=self.learning_rate,
+            max_leaf_nodes=self.num_leaves,
+            min_samples_leaf=self.min_leaf,
+            l2_regularization=self.l2,
+            categorical_features=None if item_column is None else [item_column],
+            early_stopping=True,
+            validation_fraction=0.1,
+            n_iter_no_change=20,
+            random_state=seed,
+        )
+        return found

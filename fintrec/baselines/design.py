@@ -34,6 +34,7 @@ _ITEM: Final = (
     "item_click_log_odds",
 )
 UNKNOWN: Final = -1.0
+_MOST_CATEGORIES: Final = 255  # of a column that boosting splits by sets of values
 
 
 @dataclass(frozen=True, slots=True)
@@ -99,6 +100,10 @@ class Design:
         reduced = 0 if pages.fm_MP is None else pages.fm_MP.shape[1]
         fm = tuple(f"fm_{at}" for at in range(reduced))
         return (*FOREST_NAMES, *static, *_PLACE, *_WHEN, *fm, *_ITEM)
+
+    def item_column(self, pages: Pages) -> int | None:
+        """Where the item's number stands, None where it has too many values to be a category."""
+        return self.names(pages).index("item") if self.num_items <= _MOST_CATEGORIES else None
 
     def of_pages(self, pages: Pages) -> Float32Array:
         """The part of the rows that a page decides, (M, columns)."""

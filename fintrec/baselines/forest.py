@@ -3,8 +3,6 @@
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from sklearn.ensemble import RandomForestClassifier
-
 from fintrec.baselines.trees import Classifier
 
 
@@ -22,15 +20,19 @@ class ForestConfig:
         """JSON form."""
         return asdict(self)
 
+    def classifier(self, item_column: int | None, seed: int) -> Classifier:
+        """The unfitted classifier; one thread, so that the same seed gives the same trees anywhere.
 
-def forest(config: ForestConfig, seed: int) -> Classifier:
-    """The unfitted classifier; one thread, so that the same seed gives the same trees anywhere."""
-    found: Classifier = RandomForestClassifier(
-        n_estimators=config.num_trees,
-        min_samples_leaf=config.min_leaf,
-        max_features=config.max_features,
-        max_samples=config.max_samples,
-        n_jobs=1,
-        random_state=seed,
-    )
-    return found
+        It orders the item's number like any other, wherever the column is.
+        """
+        from sklearn.ensemble import RandomForestClassifier
+
+        found: Classifier = RandomForestClassifier(
+            n_estimators=self.num_trees,
+            min_samples_leaf=self.min_leaf,
+            max_features=self.max_features,
+            max_samples=self.max_samples,
+            n_jobs=1,
+            random_state=seed,
+        )
+        return found

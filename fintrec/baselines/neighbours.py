@@ -82,6 +82,7 @@ def fit(
 ) -> Neighbours:
     """Learn affinities on training pages, drawn by `seed`, and maps on the validation's `held_out`.
 
+    Without a complete label there, level = base log odds + score, and no item has a map of its own.
     ValueError without a training page of which any label is complete.
     """
     config = config or NeighbourConfig()

@@ -81,6 +81,11 @@ class _Forms(click.Group):
     show_default=True,
     help="Number of seeds, from 0 on, that each model is trained with.",
 )
+@click.option(
+    "--finished",
+    is_flag=True,
+    help="Train nothing: take the seeds whose models --out holds, such as those of a run that goes on.",
+)
 @budget_option()
 @click.option(
     "--markdown",
@@ -101,6 +106,7 @@ def evaluate(
     form: str | None,
     out: Path,
     seeds: int,
+    finished: bool,
     budget_minutes: float | None,
     pages: tuple[Path, ...],
     threads: int,
@@ -133,7 +139,7 @@ def evaluate(
     files = {str(form): data} if data is not None else files_of(_data_dir(data_dir))
     folder = ResultFolder(out, typed_command())
     with bars() as say:
-        found = run(files, folder, range(seeds), budget_minutes, say)
+        found = run(files, folder, None if finished else range(seeds), budget_minutes, say)
     write_pages(found, out, pages)
     show(found, as_json)
     refuse_suspect(found)

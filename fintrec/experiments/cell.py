@@ -98,20 +98,14 @@ def _trees(
     out: Path, setting: Setting, data: TrainingSet, pages: Judged, cell: Cell, period: Period
 ) -> Found:
     from fintrec.baselines import examples, trees
-    from fintrec.baselines.boosting import boosting
     from fintrec.baselines.design import Design, pages_of
-    from fintrec.baselines.forest import forest
 
     read = examples.read(out / DATASET, data)
     design = Design(data)
     train = pages_of(data.train, read.features["train"])
     config = setting.forest if cell.row.kind == "forest" else setting.boosting
     chosen = read.examples["train"].some(config.num_examples, np.random.default_rng(cell.seed))
-    if cell.row.kind == "forest":
-        classifier = forest(setting.forest, cell.seed)
-    else:
-        item_column = design.names(train).index("item")
-        classifier = boosting(setting.boosting, item_column, cell.seed)
+    classifier = config.classifier(design.item_column(train), cell.seed)
     places = bank_data.held_out(data, setting)
     validation = trees.HeldOut(
         pages_of(data.validation, read.features["validation"]).taken(places),
@@ -153,9 +147,10 @@ def _model(setting: Setting, data: TrainingSet, pages: Judged, cell: Cell, perio
     tasks = cell.row.tasks or (cell.row.task,)
     whole = data if cell.row.task == "pctr" else bank_data.thinned(data, setting)
     trained = train_models(whole, recipe, tasks=tasks)
-    models = (trained.pctr, None) if cell.row.task == "pctr" else (None, trained.pcvr)
-    held = score(*models, data, data.validation, bank_data.held_out(data, setting))
-    scored = score(*models, data, getattr(data, period), pages.pages)
+    pctr = trained.pctr if cell.row.task == "pctr" else None
+    pcvr = trained.pcvr if cell.row.task == "pcvr" else None
+    held = score(pctr, pcvr, data, data.validation, bank_data.held_out(data, setting))
+    scored = score(pctr, pcvr, data, getattr(data, period), pages.pages)
     order = np.argsort(scored.pages)
     notes = {
         "settings": recipe.to_dict(),

@@ -93,29 +93,31 @@ class Truth:
         self, decisions: Decisions, pages: IntArray
     ) -> tuple[FloatArray, FloatArray, BoolArray]:
         """Hindsight, foresight and labels of any cause, (B, K) each."""
-        found = self._by_user(decisions, pages, lambda f, user, times: f.of_user(user, times)[:3])
-        return found[0], found[1], found[2] > 0
+        hindsight, foresight, label = self._by_user(
+            decisions, pages, 3, lambda asked, user, times: asked.of_user(user, times)[:3]
+        )
+        return hindsight, foresight, label > 0
 
-    def of_pages(
-        self, decisions: Decisions, pages: IntArray
-    ) -> tuple[FloatArray, FloatArray, FloatArray]:
-        """`Forecast.of_page` of pages: P(goal | not shown), what an exposure adds, how often the
-        logging policy shows it, (B, K) each.
+    def of_pages(self, decisions: Decisions, pages: IntArray) -> FloatArray:
+        """`Forecast.of_page` of pages, (4, B, K): foresight, P(goal | not shown), what an exposure
+        adds, how often the logging policy shows it.
         """
-        found = self._by_user(decisions, pages, lambda f, user, times: f.of_page(user, times))
-        return found[0], found[1], found[2]
+        return self._by_user(
+            decisions, pages, 4, lambda asked, user, times: asked.of_page(user, times)
+        )
 
     def _by_user(
         self,
         decisions: Decisions,
         pages: IntArray,
+        num: int,
         ask: Callable[[Forecast, int, IntArray], tuple[npt.NDArray[Any], ...]],
     ) -> FloatArray:
-        """Three answers for every page and item, (3, B, K); asked once a user."""
+        """`num` answers for every page and item, (num, B, K); asked once a user."""
         from_ms = int(decisions.time_ms.min()) if len(decisions) else 0
         forecast = Forecast(self.log, from_ms, self.window_days)
         person = self.person(decisions.user[pages])
-        out = np.zeros((3, len(pages), len(self.column)))
+        out = np.zeros((num, len(pages), len(self.column)))
         for user in np.unique(person).tolist():
             rows = np.flatnonzero(person == user)
             times, place = np.unique(decisions.time_ms[pages[rows]], return_inverse=True)

@@ -20,16 +20,31 @@ from typing import Any, Final
 import numpy as np
 import numpy.typing as npt
 
+from fintrec.baselines.per_item import log_odds
+from fintrec.calibration import MIN_SLOPE
 from fintrec.datasets import Decisions, TrainingSet, converted, label_known
-from fintrec.experiments.hidden_truth import BoolArray, FloatArray, IntArray, Truth
+from fintrec.experiments.hidden_truth import (
+    BoolArray,
+    FloatArray,
+    IntArray,
+    Truth,
+    compared,
+)
+from fintrec.logistic import corrections, sigmoid
 from fintrec.reliability import wilson
 
 _DIGITS: Final = 6
+_KIND_STD: Final = 3.0
+_ITEM_STD: Final = 0.5
 
 
 @dataclass(frozen=True, slots=True)
 class Exposed:
-    """The truth of pages, (B, K) each; `if_shown` is of foresight, told the page shows the item."""
+    """The truth of pages, (B, K) each.
+
+    `if_shown` and `if_not` are of foresight that is told; where the page showed the item, with what
+    the log's truth has of that exposure. `allowed`: the logging policy might show it there.
+    """
 
     shown: BoolArray
     known: BoolArray
@@ -40,11 +55,15 @@ class Exposed:
     caused: FloatArray
     allowed: BoolArray
 
+    @property
+    def if_shown_anywhere(self) -> FloatArray:
+        """P(goal | shown) at a typical position, also of items that the page did not show."""
+        return 1 - (1 - self.if_not) * (1 - self.caused)
+
 
 def exposed(known: Truth, data: TrainingSet, decisions: Decisions, pages: IntArray) -> Exposed:
     """Ask the truth about pages; ValueError if it is not that of their log."""
-    _, foresight, _ = known.forecast(decisions, pages)
-    if_not, caused, here = known.of_pages(decisions, pages)
+    foresight, if_not, caused, here = known.of_pages(decisions, pages)
     row, slot = np.nonzero(decisions.shown[pages] >= 0)
     item = decisions.shown[pages[row], slot]
     shown = np.zeros(if_not.shape, bool)
@@ -64,43 +83,99 @@ def exposed(known: Truth, data: TrainingSet, decisions: Decisions, pages: IntArr
     )
 
 
-def judge_exposure(found: Exposed, said: Mapping[str, FloatArray]) -> dict[str, Any]:
-    """Means over shown, and over all other, (page, item) with complete labels: the truth told and
-    not told, what happened, and what each of the predictions `said` (B, K) is.
+def judge_exposure(
+    found: Exposed, kind_K: npt.NDArray[np.str_], said: Mapping[str, FloatArray]
+) -> dict[str, Any]:
+    """Means over (page, item) with complete labels: the truth told and not told, what happened, and
+    what each of the predictions `said` (B, K) is. Shown items, those of each kind of content, all
+    items that were not shown, and all.
 
     `if_not_shown_by_item` is what `if_not_shown` would be if each item went to any of the pages.
     """
     count_K = np.maximum(found.known.sum(axis=0), 1)
-    by_item = (found.if_not * found.known).sum(axis=0) / count_K
-    by_item_BK = np.broadcast_to(by_item, found.if_not.shape)
-    out = {}
-    for name, which in (
-        ("shown", found.known & found.shown),
-        ("not_shown", found.known & ~found.shown),
-        ("all", found.known),
-    ):
-        num = int(which.sum())
-        if not num:
-            out[name] = {"examples": 0}
-            continue
-        reached = int(found.label[which].sum())
-        low, high = wilson(reached, num)
-        means = {
-            "observed": reached / num,
-            "observed_low": low,
-            "observed_high": high,
-            "if_shown": found.if_shown[which].mean(),
-            "untold": found.foresight[which].mean(),
-            "if_not_shown": found.if_not[which].mean(),
-            "if_not_shown_by_item": by_item_BK[which].mean(),
+    by_item_K = (found.if_not * found.known).sum(axis=0) / count_K
+    shown = found.known & found.shown
+    parts = {"shown": shown}
+    parts |= {f"shown {kind}": shown & (kind_K == kind) for kind in np.unique(kind_K).tolist()}
+    parts |= {"not_shown": found.known & ~found.shown, "all": found.known}
+    return {name: _means(found, which, by_item_K, said) for name, which in parts.items()}
+
+
+def _means(
+    found: Exposed, which: BoolArray, by_item_K: FloatArray, said: Mapping[str, FloatArray]
+) -> dict[str, Any]:
+    num, reached = int(which.sum()), int(found.label[which].sum())
+    if not num:
+        return {"examples": 0}
+    low, high = wilson(reached, num)
+    means = {
+        "observed": reached / num,
+        "observed_low": low,
+        "observed_high": high,
+        "if_shown": found.if_shown[which].mean(),
+        "untold": found.foresight[which].mean(),
+        "if_not_shown": found.if_not[which].mean(),
+        "if_not_shown_by_item": np.broadcast_to(by_item_K, which.shape)[which].mean(),
+    }
+    return {
+        "examples": num,
+        **{key: round(float(value), _DIGITS) for key, value in means.items()},
+        "said": {
+            key: round(float(predicted[which].mean()), _DIGITS) for key, predicted in said.items()
+        },
+    }
+
+
+def told(
+    said_BK: FloatArray,
+    found: Exposed,
+    kind_K: npt.NDArray[np.str_],
+    user_B: IntArray,
+    folds: int = 2,
+) -> FloatArray:
+    """Predictions, (B, K), moved to P(goal | shown): an offset of the log odds for each kind of
+    content and, held to it, for each item; fitted on the shown items of the other users.
+    """
+    _, kind_of = np.unique(kind_K, return_inverse=True)
+    level = log_odds(said_BK)
+    fold_B = user_B % folds
+    moved = level.copy()
+    for fold in range(folds):
+        rows = fold_B != fold
+        page, item = np.nonzero(found.shown & found.known & rows[:, None])
+        base, target = level[page, item], found.label[page, item].astype(np.float64)
+        offset_K = np.zeros(level.shape[1])
+        for group_K, std in ((kind_of, _KIND_STD), (np.arange(len(kind_of)), _ITEM_STD)):
+            offset, _ = corrections(
+                base + offset_K[item],
+                target,
+                group_K[item],
+                int(group_K.max()) + 1,
+                std,
+                0.0,
+                MIN_SLOPE,
+            )
+            offset_K += offset[group_K]
+        moved[~rows] += offset_K
+    return sigmoid(moved)
+
+
+def compared_rows(found: Exposed, said: Mapping[str, FloatArray]) -> dict[str, Any]:
+    """Predictions against the truth: of all items against foresight, of shown ones against
+    `if_shown`; over complete labels, without deciles.
+    """
+    shown = found.known & found.shown
+    out: dict[str, Any] = {}
+    for name, chance in said.items():
+        parts = {
+            "all": compared(
+                chance[found.known], found.foresight[found.known], found.label[found.known]
+            ),
+            "shown": compared(chance[shown], found.if_shown[shown], found.label[shown]),
         }
         out[name] = {
-            "examples": num,
-            **{key: round(float(value), _DIGITS) for key, value in means.items()},
-            "said": {
-                key: round(float(predicted[which].mean()), _DIGITS)
-                for key, predicted in said.items()
-            },
+            part: {key: value for key, value in figures.items() if not key.startswith("by_")}
+            for part, figures in parts.items()
         }
     return out
 

@@ -22,10 +22,9 @@ import numpy.typing as npt
 from fintrec.experiments.bank_data import BoolArray, IntArray, Judged
 from fintrec.experiments.rows import Task
 from fintrec.intervals import bootstrap_rows, bootstrap_sums, user_sums
-from fintrec.metrics import auroc, calibration_error, log_loss
+from fintrec.metrics import auroc, binned, calibration_error, log_loss, losses
 
 FloatArray = npt.NDArray[np.float64]
-_SMALLEST: Final = 1e-8
 _NUM_BINS: Final = 15
 _AUROC_REPLICATES: Final = 200  # each sorts nothing but still runs over every example
 
@@ -61,12 +60,6 @@ def scopes(judged: Judged, task: Task, content_types: tuple[str, ...]) -> dict[s
 def _scope(judged: Judged, mask: BoolArray) -> Scope:
     page, item = np.nonzero(mask)
     return Scope(page, item, judged.converted[page, item], judged.user[page])
-
-
-def losses(predicted_N: FloatArray, label_N: BoolArray) -> FloatArray:
-    """Cross entropy of each example, natural log."""
-    inside = np.clip(predicted_N, _SMALLEST, 1 - _SMALLEST)
-    return np.asarray(-np.where(label_N, np.log(inside), np.log1p(-inside)))
 
 
 def point_metrics(
@@ -146,8 +139,9 @@ def ece_interval(predicted_NK: npt.NDArray[Any], scope: Scope) -> dict[str, Any]
     only raises it and the interval lies above the value where the true error is small.
     """
     chance = scope.of(predicted_NK)
-    rank = np.argsort(np.argsort(chance, kind="stable"), kind="stable")
-    bin_of = rank * _NUM_BINS // max(len(chance), 1)
+    bin_of = np.zeros(len(chance), np.int64)
+    for at, part in enumerate(binned(chance, _NUM_BINS, "mass")):
+        bin_of[part] = at
     gap = chance - scope.label
     sums = user_sums(
         scope.user,

@@ -27,7 +27,7 @@ from fintrec.learning.run_state import Run, State
 from fintrec.models.config import TrainingConfig
 from fintrec.objectives import mean_loss
 
-__all__ = ["Progress", "Report", "Task", "TrainingFailed", "fit", "silent"]
+__all__ = ["Progress", "Report", "Task", "TrainingFailed", "backward", "fit", "silent"]
 
 _WARM_SHARE: Final = 0.05  # of the training, in which the learning rate rises
 Plan = TypeVar("Plan")
@@ -105,6 +105,16 @@ def fit(
     return training.result()
 
 
+def backward(objective: nn.Module, batch: object, compute: Compute) -> float:
+    """Add the gradients of the mean loss of all processes' shares of a batch; returns that loss."""
+    with compute.autocast():
+        sums_P2 = objective(batch)
+    totals_P2 = compute.group.total(sums_P2.detach())
+    loss = mean_loss(sums_P2, totals_P2[:, 1]) * compute.group.size
+    loss.backward()  # type: ignore[no-untyped-call]
+    return float(mean_loss(totals_P2))
+
+
 class _Training(Generic[Plan, Batch]):
     """All that changes while a task is trained."""
 
@@ -165,28 +175,19 @@ class _Training(Generic[Plan, Batch]):
             parameters["lr"] = self._learning_rate()
         batch = task.batch(planned)
         self._optimiser.zero_grad(set_to_none=True)
-        with self._compute.autocast():
-            sums_P2 = task.objective(batch)
-        group = self._compute.group
-        totals_P2 = group.total(sums_P2.detach())
-        at.loss = float(mean_loss(totals_P2))
-        self._check(at.loss)
-        loss = mean_loss(sums_P2, totals_P2[:, 1]) * group.size
-        loss.backward()  # type: ignore[no-untyped-call]
+        at.loss = backward(task.objective, batch, self._compute)
+        trouble = self.watch.trouble_of(at.loss)
+        if trouble is not None:
+            self._fail(trouble)
         norm = nn.utils.clip_grad_norm_(task.model.parameters(), self._config.gradient_norm)
         if not math.isfinite(norm):
             self._fail(f"gradient norm is {float(norm)}, expected a finite number")
         self._optimiser.step()
         at.step += 1
         at.place += 1
-        told = group.gathered((task.tokens(batch), self._now() - self._start))
+        told = self._compute.group.gathered((task.tokens(batch), self._now() - self._start))
         at.tokens += sum(tokens for tokens, _ in told)
         at.seconds = told[0][1]  # one clock for all, since the budget is agreed upon
-
-    def _check(self, loss: float) -> None:
-        trouble = self.watch.trouble_of(loss)
-        if trouble is not None:
-            self._fail(trouble)
 
     def _fail(self, trouble: str) -> None:
         at = self._at

@@ -21,6 +21,7 @@ from fintrec.result_files import ResultFolder
 
 FORM: Final = "events"
 BPIC: Final = "bpic2012.parquet"  # the file that the goals were set for
+TRAINED: Final = ("next_decoder-seed", "offers_encoder-seed")
 Cell = Callable[[str, dict[str, Any], Callable[[], dict[str, Any]]], Any]
 """(name of the part, settings, how to compute it) -> its result, computed or kept."""
 
@@ -124,7 +125,7 @@ def lines(result: dict[str, Any]) -> list[Line]:
     """The measures beside their goals, which are those of BPI Challenge 2012."""
     data, is_bpic = f"events {result['file']}", result["file"] == BPIC
     goal = next_event.GOAL_NLL if is_bpic else None
-    cell = cell_name(FORM, Path(result["file"]), "next_decoder-seed")
+    cell = cell_name(FORM, Path(result["file"]), TRAINED[0])
     return [
         *next_kind_lines(data, "next event", result["next_event"], goal, cell),
         *_offer_lines(data, result, is_bpic),
@@ -135,7 +136,7 @@ def _offer_lines(data: str, result: dict[str, Any], is_bpic: bool) -> list[Line]
     offers = result["offers"]
     if "reason" in offers:
         return []
-    cell = cell_name(FORM, Path(result["file"]), "offers_encoder-seed")
+    cell = cell_name(FORM, Path(result["file"]), TRAINED[1])
     return [
         Line(
             data,

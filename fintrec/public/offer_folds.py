@@ -1,10 +1,11 @@
 """How the offer encoder's settings were chosen: folds of time within the training offers.
 
-    python -m fintrec.public.offer_folds LOG.parquet TRIALS.jsonl NAME [KEY=VALUE ...]
+    python -m fintrec.public.offer_folds LOG.parquet TRIALS.jsonl NAME [KEY=VALUE ...]    a trial
+    python -m fintrec.public.offer_folds TRIALS.jsonl PAGE.md    the table, between results:offer_trials
 
 The training offers' last four tenths are judged one after the other, each by models that learned
 from what came before it; pretraining ends at its first offer. The forest and the line through the
-side features stand beside the encoder in the same folds. No test offer is looked at. A trial is one
+side features stand beside the encoder in the same folds, in the file's first line. No test offer is looked at. A trial is one
 line of the file.
 """
 
@@ -24,8 +25,10 @@ from fintrec.public.event_log import EventLog, read_event_log
 from fintrec.public.offer_encoder import OfferSettings
 from fintrec.public.offer_training import ensemble, pretrained, windows_of
 from fintrec.public.offers import Offers, baselines, find_offers, split
+from fintrec.result_files import markdown_table, write_section
 
 CUTS: Final = (0.6, 0.7, 0.8, 0.9, 1.0)
+_BESIDE: Final = ("forest", "logistic", "boosting", "constant")
 
 
 def folds(train: Offers) -> list[tuple[Offers, Offers]]:
@@ -37,8 +40,10 @@ def folds(train: Offers) -> list[tuple[Offers, Offers]]:
     ]
 
 
-def trial(log: EventLog, settings: OfferSettings, seed: int = 0) -> dict[str, Any]:
-    """Log losses of the encoder, its members, and what stands beside it: mean and by fold."""
+def trial(
+    log: EventLog, settings: OfferSettings, seed: int = 0, *, beside: bool = True
+) -> dict[str, Any]:
+    """Log losses of the encoder, its members, and the baselines `beside` it: mean and by fold."""
     found: dict[str, list[float]] = {}
     for known, judged in folds(split(find_offers(log))[0]):
         train, test = windows_of(log, known, judged, settings)
@@ -47,8 +52,9 @@ def trial(log: EventLog, settings: OfferSettings, seed: int = 0) -> dict[str, An
         losses = {
             "encoder": ours["test"]["log_loss"],
             "one member": float(np.mean([member["log_loss"] for member in ours["members"]])),
-            **{name: one["log_loss"] for name, one in baselines(log, known, judged).items()},
         }
+        if beside:
+            losses |= {n: one["log_loss"] for n, one in baselines(log, known, judged).items()}
         for name, loss in losses.items():
             found.setdefault(name, []).append(round(loss, 4))
     return {
@@ -76,7 +82,8 @@ def main(path: str, trials: str, name: str, *changes: str) -> None:
     """Run one trial and append its line."""
     torch.set_num_threads(1)
     settings, begun = with_changes(OfferSettings(), list(changes)), time.perf_counter()
-    found = trial(read_event_log(Path(path)), settings)
+    log, is_first = read_event_log(Path(path)), not Path(trials).exists()
+    found = trial(log, settings, beside=is_first)
     line = {
         "name": name,
         "changes": list(changes),
@@ -89,5 +96,24 @@ def main(path: str, trials: str, name: str, *changes: str) -> None:
         file.write(json.dumps(line) + "\n")
 
 
+def table(trials: Path) -> str:
+    """Markdown of a file of trials: mean log loss of each, what stood beside it in the same folds."""
+    lines = [json.loads(line) for line in trials.read_text().splitlines()]
+    rows = [
+        (
+            line["name"],
+            *(f"{mean[name]:.4f}" if name in mean else "-" for name in ("encoder", *_BESIDE)),
+        )
+        for line in lines
+        if "name" in line
+        for mean in [line.get("mean", {})]
+    ]
+    notes = [line["note"] for line in lines if "note" in line]
+    return "\n\n".join(("\n".join(markdown_table(("trial", "ours", *_BESIDE), rows)), *notes))
+
+
 if __name__ == "__main__":
-    main(*sys.argv[1:])
+    if len(sys.argv) == 3:
+        write_section(Path(sys.argv[2]), "offer_trials", table(Path(sys.argv[1])))
+    else:
+        main(*sys.argv[1:])

@@ -34,6 +34,7 @@ from fintrec.result_files import ResultFolder
 
 FORM: Final = "sequence"
 DECODER: Final = "decoder_seed"  # begins the cells of its seeds
+TRAINED: Final = (DECODER,)
 BUDGET_MINUTES: Final = 40.0  # of a decoder's training, where nothing else is said
 DIGITS: Final = 6
 GOALS: Final = {"hr@10": 0.0801, "ndcg@10": 0.0473}

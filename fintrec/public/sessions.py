@@ -36,6 +36,7 @@ MIN_COUNT: Final = 20
 NUM_VALIDATION: Final = 10_000
 GOAL_NLL: Final = 1.18
 MSNBC: Final = "msnbc990928.zip"  # the file that the goal was set for
+TRAINED: Final = ("decoder-seed",)
 SETTINGS: Final = KindSettings(
     d_model=64,
     d_feed_forward=128,
@@ -189,5 +190,5 @@ def lines(result: dict[str, Any]) -> list[Line]:
         "next page",
         result["next_page"],
         GOAL_NLL if path.name == MSNBC else None,
-        cell_name("sessions", path, "decoder-seed"),
+        cell_name("sessions", path, TRAINED[0]),
     )

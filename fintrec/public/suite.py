@@ -4,6 +4,7 @@ A form is a module with two functions:
 
     evaluate(path, folder, seeds, budget_minutes, say) -> dict   plain JSON, by the form's protocol
     lines(result) -> list[Line]                                  its measures beside their goals
+    TRAINED                                                      what its seeds' cells are called
 
 `folder` keeps finished cells, `seeds` are those of the trained models, `budget_minutes` bounds one
 model's training, `say` hears of progress. A result may hold `suspect`, the figures that are too good
@@ -20,7 +21,8 @@ from typing import Any, Final
 from features.errors import ConfigurationError
 from fintrec.learning.loop import Progress
 from fintrec.public.goals import Line
-from fintrec.result_files import ResultFolder, has_section, write_section
+from fintrec.public.source_files import cell_name
+from fintrec.result_files import ResultFolder, has_section, read_cells, write_section
 
 Say = Callable[[str, float, str], None]
 """What is being done, the share of it that is done (0..1), the newest numbers."""
@@ -73,15 +75,19 @@ def files_of(data_dir: Path) -> dict[str, Path]:
 def run(
     files: Mapping[str, Path],
     folder: ResultFolder,
-    seeds: Sequence[int],
+    seeds: Sequence[int] | None,
     budget_minutes: float | None = None,
     say: Say = silent,
 ) -> dict[str, Any]:
-    """Judge every file by the protocol of its form; the lines of all of them stand in `goals`."""
+    """Judge every file by the protocol of its form; the lines of all of them stand in `goals`.
+
+    Without `seeds` only those are taken whose models the folder holds.
+    """
     results, found = {}, []
     for form, path in files.items():
         module = importlib.import_module(FORMS[form].module)
-        results[form] = module.evaluate(path, folder, tuple(seeds), budget_minutes, say)
+        chosen = tuple(seeds) if seeds else finished_seeds(form, path, folder.directory or Path())
+        results[form] = module.evaluate(path, folder, chosen, budget_minutes, say)
         found.extend(module.lines(results[form]))
     return {"results": results, "goals": [line.to_dict() for line in found]}
 
@@ -93,6 +99,21 @@ def lines_of(found: Mapping[str, Any]) -> list[Line]:
         for form, result in found["results"].items()
         for line in importlib.import_module(FORMS[form].module).lines(result)
     ]
+
+
+def finished_seeds(form: str, path: Path, directory: Path) -> tuple[int, ...]:
+    """Seeds whose trained models of a file all lie in a folder, ascending; ConfigurationError for none."""
+    seeds: list[set[int]] = []
+    for part in importlib.import_module(FORMS[form].module).TRAINED:
+        start = cell_name(form, path, part)
+        names = [
+            name.removeprefix(start) for name in read_cells(directory) if name.startswith(start)
+        ]
+        seeds.append({int(name) for name in names if name.isdigit()})
+    found = set.intersection(*seeds)
+    if not found:
+        raise ConfigurationError(f"{directory} has no trained model of {path.name} for every part")
+    return tuple(sorted(found))
 
 
 def suspects(found: Mapping[str, Any]) -> list[str]:

@@ -13,6 +13,7 @@ from bench.training_profile import data_sheet_tflops, profiled
 from bench.training_report import section
 from bench.training_work import PARTS, Trainer, scoring_works, sequence_work, training_works
 from features.history import WINDOW
+from fintrec.learning.compute import CPU, Compute
 from fintrec.models.config import Recipe, TrainingConfig
 from fintrec.public import item_sequences
 from fintrec.public.sequence_decoder import DecoderShape
@@ -20,7 +21,6 @@ from fintrec.public.sequence_training import DecoderRecipe
 from fintrec.result_files import read_cells
 from tests.fintrec.tiny import config, training_set
 
-CPU = torch.device("cpu")
 RECIPE = Recipe(name="tiny", model=config(dropout=0.0), training=TrainingConfig(batch_size=4))
 
 
@@ -85,7 +85,7 @@ def test_a_padding_row_counts_real_tokens_and_positions(data) -> None:
 
 def test_a_step_has_its_parts_and_learns(data) -> None:
     (work, _) = training_works("tiny", data, RECIPE)
-    trainer = Trainer(work, RECIPE.training, CPU, torch.float32)
+    trainer = Trainer(work, RECIPE.training, CPU)
     batch = work.encode(work.plan[0], False)
     before = trainer.loss(batch).item()
     for _ in range(5):
@@ -97,13 +97,13 @@ def test_a_step_has_its_parts_and_learns(data) -> None:
 def test_a_step_in_bfloat16_has_about_the_same_loss(data) -> None:
     for work in training_works("tiny", data, RECIPE):
         batch = work.encode(work.plan[0], False)
-        exact, rounded = (_loss_of_a_step(work, batch, p) for p in (torch.float32, torch.bfloat16))
+        exact, rounded = (_loss_of_a_step(work, batch, p) for p in ("fp32", "bf16"))
         assert exact != rounded
         assert exact == pytest.approx(rounded, rel=0.02)
 
 
 def _loss_of_a_step(work, batch, precision) -> float:
-    trainer, losses = Trainer(work, RECIPE.training, CPU, precision), []
+    trainer, losses = Trainer(work, RECIPE.training, Compute(precision=precision)), []
     trainer.loss.register_forward_hook(lambda _, __, loss: losses.append(loss.item()))
     list(trainer.stages(batch))
     return losses[0]
@@ -111,7 +111,7 @@ def _loss_of_a_step(work, batch, precision) -> float:
 
 def test_the_profile_is_a_table_a_trace_and_the_slowest_operators(data, tmp_path) -> None:
     (_, work) = training_works("tiny", data, RECIPE)
-    found = profiled(work, Trainer(work, RECIPE.training, CPU, torch.float32), 2, tmp_path, "tiny")
+    found = profiled(work, Trainer(work, RECIPE.training, CPU), 2, tmp_path, "tiny")
     shares = [one["share"] for one in found["operators"]]
     assert len(shares) == 10
     assert 0 < sum(shares) <= 1.001
@@ -121,8 +121,8 @@ def test_the_profile_is_a_table_a_trace_and_the_slowest_operators(data, tmp_path
 
 
 def test_clocks_and_what_a_data_sheet_says() -> None:
-    assert clock_of(CPU, 1)[0] == "CPU"
-    assert clock_of(CPU, 2)[0] == "wall"
+    assert clock_of(CPU.device, 1)[0] == "CPU"
+    assert clock_of(CPU.device, 2)[0] == "wall"
     assert spread([3.0, 1.0, 2.0]) == [2, 1, 3]
     assert data_sheet_tflops("NVIDIA H100 80GB HBM3") == 989
     assert data_sheet_tflops("NVIDIA H100 PCIe") == 756
@@ -153,7 +153,7 @@ def test_the_command_measures_once_and_writes_the_section(tmp_path) -> None:
         torch.set_num_threads(threads)
     assert told.exit_code == 0, told.output
     cells = json.loads(told.stdout.splitlines()[-1])["cells"]
-    case = "cpu-tiny_cpu-float32-1"
+    case = "cpu-tiny_cpu-fp32-1"
     for what in ("training", "scoring"):
         for model in ("pctr", "pcvr"):
             row = cells.pop(f"padding-{case}-{what}-simulated_bank-{model}")["result"]

@@ -11,10 +11,10 @@ from features.spec import DAY_MS
 from features.vocabulary import code
 from features.windows import FOREST_FEATURES, FOREST_NAMES
 from fintrec.baselines import examples, fm_features, neighbours, per_item, popularity, trees
-from fintrec.baselines.boosting import BoostingConfig, boosting
+from fintrec.baselines.boosting import BoostingConfig
 from fintrec.baselines.design import Design, pages_of
 from fintrec.baselines.examples import Examples
-from fintrec.baselines.forest import ForestConfig, forest
+from fintrec.baselines.forest import ForestConfig
 from fintrec.baselines.neighbours import NeighbourConfig
 from fintrec.dataset import files
 from fintrec.datasets import (
@@ -185,11 +185,8 @@ def loss_of(predicted, part):
 def test_trees_find_a_planted_signal_that_base_rates_cannot(kind):
     data, parts, drawn = planted()
     design = Design(data)
-    if kind == "forest":
-        classifier = forest(SMALL, 0)
-    else:
-        place = design.names(parts["train"][0]).index("item")
-        classifier = boosting(BoostingConfig(num_trees=30, min_leaf=5), place, 0)
+    config = SMALL if kind == "forest" else BoostingConfig(num_trees=30, min_leaf=5)
+    classifier = config.classifier(design.item_column(parts["train"][0]), 0)
     held_out = trees.HeldOut(*parts["validation"])
     model = trees.fit(classifier, design, parts["train"][0], drawn, held_out)
     predicted = model.predict(parts["test"][0])
@@ -197,6 +194,15 @@ def test_trees_find_a_planted_signal_that_base_rates_cannot(kind):
     assert loss_of(predicted, parts["test"]) < 0.9 * loss_of(flat, parts["test"])
     label, known = parts["test"][1:]
     assert predicted[known].mean() == pytest.approx(label[known].mean(), rel=0.3)
+
+
+def test_more_items_than_a_category_may_have_are_ordered_numbers():
+    data, parts, _ = planted()
+    design, pages = Design(data), parts["train"][0]
+    assert design.names(pages)[design.item_column(pages)] == "item"
+    design.num_items = 256
+    assert design.item_column(pages) is None
+    assert BoostingConfig().classifier(None, 0).categorical_features is None
 
 
 def test_a_foundation_model_s_vectors_reach_the_forest_through_32_components():
@@ -216,7 +222,7 @@ def test_a_foundation_model_s_vectors_reach_the_forest_through_32_components():
     design, losses = Design(data), []
     for chosen in (parts, with_fm):
         held_out = trees.HeldOut(*chosen["validation"])
-        model = trees.fit(forest(SMALL, 0), design, chosen["train"][0], drawn, held_out)
+        model = trees.fit(SMALL.classifier(None, 0), design, chosen["train"][0], drawn, held_out)
         losses.append(loss_of(model.predict(chosen["test"][0]), chosen["test"]))
     assert with_fm["test"][0].fm_MP.shape[1] == fm_features.NUM_COMPONENTS + 1
     assert losses[1] < 0.95 * losses[0]
@@ -237,7 +243,7 @@ def test_examples_of_one_label_are_refused():
     none = replace(drawn, converted=np.zeros_like(drawn.converted))
     held_out = trees.HeldOut(*parts["validation"])
     with pytest.raises(ValueError, match="with 0 conversions: expected both labels"):
-        trees.fit(forest(SMALL, 0), Design(data), parts["train"][0], none, held_out)
+        trees.fit(SMALL.classifier(None, 0), Design(data), parts["train"][0], none, held_out)
 
 
 def test_neighbours_find_what_follows_a_click_where_base_rates_cannot():
@@ -290,6 +296,9 @@ def test_neighbours_without_a_complete_label_or_with_senseless_settings_are_refu
     early = replace(data, train=replace(data.train, observed_until_ms=0))
     with pytest.raises(ValueError, match="none of .* training pages has a complete label"):
         neighbours.fit(early, np.arange(3))
+    alone = neighbours.fit(data, np.arange(0))  # nothing held out: the maps stay as they begin
+    assert alone.weights_3.tolist() == [1, 1, 0]
+    assert np.isfinite(alone.predict(data, data.test, np.arange(9))).all()
     with pytest.raises(ValueError, match="prior 0"):
         NeighbourConfig(prior=0)
     with pytest.raises(ValueError, match="num_neighbours is 0"):

@@ -137,6 +137,16 @@ def test_too_few_clicks_fall_back_in_stated_steps() -> None:
     assert choose(alone, NUM_ITEMS).choice["reason"].startswith("one user")
 
 
+def test_levels_that_are_no_numbers_are_refused() -> None:
+    for num, clicks in ((40, 5), (4000, None)):
+        sample = shown(num)
+        broken = sample.level.copy()
+        broken[:3] = np.nan
+        clicked = sample.clicked if clicks is None else np.arange(num) < clicks
+        with pytest.raises(ValueError, match="levels of impressions are NaN"):
+            choose(sample._replace(level=broken, clicked=clicked), NUM_ITEMS)
+
+
 impressions = st.lists(
     st.tuples(
         st.sampled_from([-60.0, -9.5, -3.0, -1e-9]) | st.floats(-20, 0),

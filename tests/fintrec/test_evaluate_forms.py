@@ -61,10 +61,24 @@ def test_a_folder_keeps_its_cells_and_the_page_gets_every_seed(tmp_path: Path) -
     assert text.endswith("end\n")
     assert "`sessions-mine-decoder-seed0.json`, `1`" in text
     assert "decoder, seeds 0, 1" in text
-    assert text.count("| `sessions-mine-") == 3
+    assert text.count("\n| `sessions-mine-") == 3  # where each figure comes from
     before = {path.name: path.stat().st_mtime_ns for path in out.iterdir()}
     assert judged(*words, "--seeds", 2).exit_code == 0
     assert {path.name: path.stat().st_mtime_ns for path in out.iterdir()} == before
+
+
+def test_finished_seeds_make_a_page_while_others_are_missing(tmp_path: Path) -> None:
+    out, page = tmp_path / "out", tmp_path / "page.md"
+    page.write_text(MARKS)
+    words = ("--data", session_file(tmp_path / "mine.seq"), "--form", "sessions", "--out", out)
+    none = judged(*words, "--finished")
+    assert isinstance(none.exception, FintrecError)
+    assert "no trained model of mine.seq" in str(none.exception)
+    assert judged(*words, "--seeds", 2).exit_code == 0
+    (out / "sessions-mine-decoder-seed0.json").unlink()
+    assert judged(*words, "--finished", "--markdown", page).exit_code == 0
+    assert "decoder, seed 1" in page.read_text()
+    assert not (out / "sessions-mine-decoder-seed0.json").exists()
 
 
 def test_a_page_without_marks_is_refused(tmp_path: Path) -> None:

@@ -123,3 +123,12 @@ def test_shapes_must_fit() -> None:
             function([], [])
     with pytest.raises(ValueError, match="targets"):
         recall_at([[0.1, 0.2]], [0, 1], 1)
+
+
+def test_a_prediction_that_is_no_number_is_refused_not_counted() -> None:
+    for function in (auroc, log_loss, calibration_error, brier, calibration_line, log_loss_lift):
+        with pytest.raises(ValueError, match="1 of 3 predictions are NaN"):
+            function([0.1, math.nan, 0.3], [False, True, False])
+    # Nothing is greater than NaN, so it would rank first.
+    with pytest.raises(ValueError, match="1 of 4 predictions are NaN"):
+        recall_at([[0.1, 0.2], [math.nan, 0.2]], [0, 0], 1)

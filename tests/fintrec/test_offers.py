@@ -13,7 +13,7 @@ from fintrec.public.event_log import EventLog, read_event_log
 from fintrec.public.kind_models import KindSettings
 from fintrec.public.leaks import LeakFound, LeakSuspected, check_past, refuse, suspect_below
 from fintrec.public.offer_encoder import OfferEncoder, OfferSettings
-from fintrec.public.offer_folds import folds, with_changes
+from fintrec.public.offer_folds import folds, table, with_changes
 from fintrec.public.offer_training import encoder_quality, pretrained, probabilities, windows_of
 from fintrec.public.offers import (
     FOLLOW_UP_MS,
@@ -183,6 +183,18 @@ def test_folds_judge_what_comes_after_what_they_learn_from(log: EventLog) -> Non
         assert judged.sent_ms_O.max() < test.sent_ms_O.min()
     changed = with_changes(OfferSettings(), ["members=7", "kinds.d_model=8"])
     assert (changed.members, changed.kinds.d_model) == (7, 8)
+
+
+def test_the_table_of_trials_has_a_row_for_each(tmp_path: Path) -> None:
+    trials = tmp_path / "trials.jsonl"
+    trials.write_text(
+        '{"note": "on folds"}\n{"name": "wide", "mean": {"encoder": 0.66, "forest": 0.67}}\n'
+        '{"name": "ended by hand"}\n'
+    )
+    text = table(trials)
+    assert "| wide | 0.6600 | 0.6700 | - | - | - |" in text
+    assert "| ended by hand | - |" in text
+    assert text.endswith("on folds")
 
 
 def test_real_offers_constant_and_forest_are_near_the_published_figures() -> None:

@@ -96,7 +96,9 @@ def scored_truth(num_pages: int, known_share: float) -> tuple[Scored, np.ndarray
 def test_conversions_are_judged_on_complete_labels_by_type_and_by_window() -> None:
     data = replace(training_set(2), window_ms=np.array([DAY_MS] * 3 + [30 * DAY_MS] * 4, np.int64))
     scored, _ = scored_truth(3000, 0.4)
-    found = calibration_report.of_conversions(scored, data)
+    shown = np.random.default_rng(0).permuted(np.tile(np.arange(7), (3000, 1)), axis=1)[:, :5]
+    shown[:, 3:] = -1
+    found = calibration_report.of_conversions(scored, data, shown)
     honest, naive = found["complete_labels"], found["incomplete_as_negative"]
     assert honest["predicted_over_observed"] == pytest.approx(1, abs=0.06)
     assert naive["predicted_over_observed"] == pytest.approx(1 / 0.4, rel=0.1)
@@ -104,13 +106,16 @@ def test_conversions_are_judged_on_complete_labels_by_type_and_by_window() -> No
     assert set(found["by_window_days"]) == {"1", "30"}
     for groups in (found["by_content_type"], found["by_window_days"]):
         assert sum(group["examples"] for group in groups.values()) == honest["examples"]
+    of_shown = found["shown_items"]
+    assert of_shown["examples"] == np.take_along_axis(scored.known, shown[:, :3], axis=1).sum()
+    assert of_shown["positives"] == np.take_along_axis(scored.converted, shown[:, :3], axis=1).sum()
     assert found["labels"]["complete"] + found["labels"]["incomplete"] == 3000 * 7
 
 
 def test_a_report_without_any_complete_label_is_still_written() -> None:
     scored, _ = scored_truth(20, 0.0)
-    found = calibration_report.of_conversions(scored, training_set(2))
-    assert found["complete_labels"] == {"examples": 0}
+    found = calibration_report.of_conversions(scored, training_set(2), np.full((20, 5), -1))
+    assert found["complete_labels"] == found["shown_items"] == {"examples": 0}
     assert found["incomplete_as_negative"]["positives"] == 0
     assert found["incomplete_as_negative"]["slope"] is None
 
