@@ -50,4 +50,5 @@ def _panel(axes: Any, rows: list[Mapping[str, Any]], scope: str) -> None:
         labels.append(row["label"])
     axes.set_yticks(range(len(labels)), labels, fontsize=8)
     axes.tick_params(axis="x", labelsize=8)
+    axes.locator_params(axis="x", nbins=5)
     axes.grid(axis="x", alpha=0.3)

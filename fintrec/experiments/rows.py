@@ -113,8 +113,8 @@ TABLE3: Final = (
 )
 
 ABLATIONS: Final = (
-    Row("clicks_fintrec", "strict: earlier timestamps", "model", "pctr"),
-    Row("clicks_same_page", "and the same page", "model", "pctr", {"timestamp_mask": "upto"}),
+    Row("clicks_fintrec", "default: earlier timestamps alone", "model", "pctr"),
+    Row("clicks_same_page", "the same page is seen", "model", "pctr", {"timestamp_mask": "upto"}),
     Row("clicks_no_prior", "eq. 2 as printed", "model", "pctr", {"exposure_prior": False}),
     Row(
         "clicks_concat",
@@ -127,7 +127,7 @@ ABLATIONS: Final = (
         "clicks_learned_time", "learned time vector", "model", "pctr", {"time_encoding": "learned"}
     ),
     Row("clicks_no_time", "no time", "model", "pctr", {"time_encoding": "none"}),
-    Row("fintrec", "mean pooled, F_d added, sine product, half-lives, items compared", "model"),
+    Row("fintrec", "default: mean pooled, F_d added, product", "model"),
     Row("last_pooling", "last two pooled", "model", changes={"pooling": "last_two"}),
     Row("concat", "F_d concatenated and projected", "model", changes={"dynamic_fusion": "concat"}),
     Row("learned_time", "learned time vector", "model", changes={"time_encoding": "learned"}),

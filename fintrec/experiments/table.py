@@ -169,8 +169,8 @@ def _introduction(found: Mapping[str, Any], command: str) -> str:
 def _columns(
     rows: list[dict[str, Any]], task: str, base: str, table: str
 ) -> tuple[list[str], Iterator[list[str]]]:
-    label = next(row["label"] for row in rows if row["row"] == base)
-    compared = "RF" if base == "forest" else "the base rate" if table == "table3" else label
+    of_table3 = "RF" if base == "forest" else "the base rate"
+    compared = of_table3 if table == "table3" else "the default"
     names = ["model", "seeds", "log loss" if task == "pcvr" else "log loss of clicks"]
     names += [f"below {compared}"]
     if task == "pcvr":
