@@ -114,6 +114,7 @@ def _publish(
     finally:
         for folder in partial.values():
             shutil.rmtree(folder, ignore_errors=True)
+        _drop_models_without_version(repository)
 
 
 def republish(repository: Path, version: int, kind: Kind, above: int = 0) -> int:
@@ -151,6 +152,17 @@ def withdraw(repository: Path, version: int, kind: Kind) -> None:
     left = versions(repository)
     if left:
         _write_configs(load_manifest(repository, left[-1]), repository, kind)
+    _drop_models_without_version(repository)
+
+
+def _drop_models_without_version(repository: Path) -> None:
+    """Triton takes every folder for a model, and does not start with one that it cannot load."""
+    for name in SERVED:
+        folder = repository / name
+        if folder.is_dir() and not any(path.name.isdecimal() for path in folder.iterdir()):
+            (folder / CONFIG).unlink(missing_ok=True)
+            if not any(folder.iterdir()):
+                folder.rmdir()
 
 
 def kind_of(repository: Path) -> Kind:

@@ -88,13 +88,16 @@ def train_models(
         raise ValueError(f"shared_trunk: tasks={tasks} would train the trunk twice, expected joint")
     if data.vocabulary.items != data.items:
         raise ValueError("the data set's items are not its vocabulary's scored items")
+    if run is not None:
+        for name in tasks:  # another training's state is refused before the first one starts
+            run.read(name)
     names = BOTH if tasks == JOINT else tasks
     pctr, pcvr = _prepared(data, recipe)
+    models: dict[str, Pctr | Pcvr] = {"pctr": pctr, "pcvr": pcvr}
     if start is not None:
-        start_from(
-            start, {name: {"pctr": pctr, "pcvr": pcvr}[name] for name in names}, data, recipe
-        )
-    pctr.to(compute.device), pcvr.to(compute.device)
+        start_from(start, {name: models[name] for name in names}, data, recipe)
+    for model in models.values():
+        model.to(compute.device)
     history = {}
     for name in tasks:
         _seed_fit(recipe.training.seed, name, compute)

@@ -1,5 +1,6 @@
 """The servers that integration tests share: one local stack a test session."""
 
+import os
 from collections.abc import Iterator
 from dataclasses import dataclass
 
@@ -8,6 +9,9 @@ from hypothesis import settings
 
 from streams.local_stack.stack import LocalStack
 from streams.settings import Settings, load_settings
+
+# As Triton runs the models (`streams/local_stack/servers.py`); read at torch's first product.
+os.environ.setdefault("MKL_CBWR", "AUTO,STRICT")
 
 # A slow example on a busy machine is no fault of the code.
 settings.register_profile("fintrec", deadline=None)

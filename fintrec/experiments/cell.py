@@ -147,9 +147,10 @@ def _model(setting: Setting, data: TrainingSet, pages: Judged, cell: Cell, perio
     tasks = cell.row.tasks or (cell.row.task,)
     whole = data if cell.row.task == "pctr" else bank_data.thinned(data, setting)
     trained = train_models(whole, recipe, tasks=tasks)
-    models = (trained.pctr, None) if cell.row.task == "pctr" else (None, trained.pcvr)
-    held = score(*models, data, data.validation, bank_data.held_out(data, setting))
-    scored = score(*models, data, getattr(data, period), pages.pages)
+    pctr = trained.pctr if cell.row.task == "pctr" else None
+    pcvr = trained.pcvr if cell.row.task == "pcvr" else None
+    held = score(pctr, pcvr, data, data.validation, bank_data.held_out(data, setting))
+    scored = score(pctr, pcvr, data, getattr(data, period), pages.pages)
     order = np.argsort(scored.pages)
     notes = {
         "settings": recipe.to_dict(),

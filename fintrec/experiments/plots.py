@@ -42,7 +42,7 @@ def _panel(axes: Any, rows: list[Mapping[str, Any]], scope: str) -> None:
         colour = (
             _GREEN
             if row["kind"] in ("floor", "beside")
-            else (_BLUE if row["kind"] == "model" else _GREY)
+            else (_BLUE if row["kind"] in ("model", "calibrated") else _GREY)
         )
         axes.plot([loss["low"], loss["high"]], [at, at], color=colour, linewidth=2, alpha=0.5)
         axes.plot(loss["seeds"], [at] * len(loss["seeds"]), ".", color=colour, markersize=5)

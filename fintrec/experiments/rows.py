@@ -127,10 +127,7 @@ ABLATIONS: Final = (
         "clicks_learned_time", "learned time vector", "model", "pctr", {"time_encoding": "learned"}
     ),
     Row("clicks_no_time", "no time", "model", "pctr", {"time_encoding": "none"}),
-    Row(
-        "fintrec", "weighted pooling, F_d added, sine product, half-lives, items compared", "model"
-    ),
-    Row("mean_pooling", "mean pooled", "model", changes={"pooling": "mean"}),
+    Row("fintrec", "mean pooled, F_d added, sine product, half-lives, items compared", "model"),
     Row("last_pooling", "last two pooled", "model", changes={"pooling": "last_two"}),
     Row("concat", "F_d concatenated and projected", "model", changes={"dynamic_fusion": "concat"}),
     Row("learned_time", "learned time vector", "model", changes={"time_encoding": "learned"}),

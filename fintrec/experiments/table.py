@@ -10,6 +10,9 @@ from typing import Any, Final
 
 import numpy as np
 
+from features.history import as_of
+from features.spec import DAY_MS
+from fintrec.datasets import TrainingSet
 from fintrec.experiments import bank_data, judge
 from fintrec.experiments.judge import FloatArray, Scope
 from fintrec.experiments.rows import TABLES, WAITS, Cell, Row, calibrated
@@ -21,7 +24,9 @@ BASES: Final = {
     "table3": {"pcvr": "forest", "pctr": "clicks_rates"},
     "ablations": {"pcvr": "fintrec", "pctr": "clicks_fintrec"},
 }
+_MODEL: Final = "fintrec"  # rows of pCVR are compared with it too: what a row without a part loses
 _SCOPES: Final = {"pcvr": ("all", "marketing", "shown"), "pctr": ("shown",)}
+_WINDOWS: Final = (1, 5, 50, 120)
 _RANKS: Final = {"pcvr": "all", "pctr": "shown"}  # the scope that AUROC and ECE are of
 
 
@@ -49,11 +54,15 @@ def summary(out: Path, table: str) -> dict[str, Any]:
             found["below_base"] = {
                 scope: judge.loss_change(mine[scope], base[scope]) for scope in mine if base[scope]
             }
+        model = sums.get((row.task, _MODEL))
+        if model and model["all"] and found["cells"] and row.name != _MODEL and row.kind != "same":
+            found["below_model"] = judge.loss_change(mine["all"], model["all"])
     used = {name: finished[name] for found in rows for name in found["cells"] if name in finished}
     return {
         "table": table,
         "setting": setting.to_dict(),
         "judged": _judged(pages),
+        "reach_days": _reach(data, pages),
         "base": BASES[table],
         "rows": rows,
         "machines": sorted({in_words(cell["machine"]) for cell in used.values()}),
@@ -72,6 +81,18 @@ def _judged(pages: bank_data.Judged) -> dict[str, int]:
         "impressions": int((pages.shown >= 0).sum()),
         "clicks": int((pages.clicked & (pages.shown >= 0)).sum()),
     }
+
+
+def _reach(data: TrainingSet, pages: bank_data.Judged) -> dict[str, float]:
+    """Median days from a judged page back to the oldest of its newest interactions, by window."""
+    days: dict[int, list[float]] = {window: [] for window in _WINDOWS}
+    ends = data.test.end[pages.pages].tolist()
+    for user, end, time_ms in zip(pages.user.tolist(), ends, pages.time_ms.tolist(), strict=True):
+        times_ms = as_of(data.logs[user], end)["time_ms"]
+        for window, found in days.items():
+            if len(times_ms):
+                found.append((time_ms - int(times_ms[-window:][0])) / DAY_MS)
+    return {str(window): round(float(np.median(found)), 2) for window, found in days.items()}
 
 
 def _finished(
@@ -138,7 +159,10 @@ def _introduction(found: Mapping[str, Any], command: str) -> str:
         f"time. {judged['users']:,} users, {judged['pages']:,} test pages of a bank of size "
         f"`{setting['size']}`, seed {setting['bank_seed']}: {judged['labels']:,} labels with "
         f"{judged['conversions']:,} conversions, {judged['impressions']:,} impressions with "
-        f"{judged['clicks']:,} clicks. In brackets 95 % intervals over users."
+        f"{judged['clicks']:,} clicks. Before a judged page the newest "
+        f"{' / '.join(found['reach_days'])} interactions reach back "
+        f"{' / '.join(f'{days:g}' for days in found['reach_days'].values())} days (median). In "
+        "brackets 95 % intervals over users."
     )
 
 
@@ -153,7 +177,7 @@ def _columns(
         names += ["marketing items", f"below {compared}", "items shown"]
     names += ["AUROC", "calibration error"]
     if table == "table3" and task == "pcvr":
-        names.append("paper")
+        names += ["below FinTRec", "paper"]
     return names, (_line(row, task, names) for row in rows)
 
 
@@ -171,6 +195,7 @@ def _line(row: Mapping[str, Any], task: str, names: list[str]) -> list[str]:
         line += [_short(row.get("auroc")), _short(row.get("ece"), 5)]
         line += [""] * (len(names) - len(line))
     if names[-1] == "paper":
+        line[-2] = _share(row["below_model"]) if "below_model" in row else ""
         line[-1] = "" if row["paper"] is None else f"{row['paper']:.4f}"
     return line
 

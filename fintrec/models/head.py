@@ -89,7 +89,7 @@ class ItemHead(nn.Module):
         # Start at the base rates, which the training puts into the bias, not at noise around them.
         nn.init.normal_(self.output.weight, std=0.01)
         nn.init.normal_(self.by_category.weight, std=0.01)
-        self.compared = NotCompared()
+        self.compared: nn.Module = NotCompared()
 
     def compare_with(self, history_items: OpenField, items: Sequence[str]) -> None:
         """Add the comparison of a state with the items' vectors, which start as the history's."""

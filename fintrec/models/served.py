@@ -4,7 +4,9 @@ A call costs the server about a millisecond whatever its rows, so an ingest batc
 call and a scoring batch is one `Head` call. `Pctr` and `Pcvr` are served whole beside them.
 
 On one CPU thread, as they are served, a row's output has the same bytes whatever else is in the
-batch, for batches of 4 and more (1 to 3 rows, or more threads, take other matrix kernels).
+batch, for batches of 4 and more (1 to 3 rows, or more threads, take other matrix kernels). Where
+torch multiplies with MKL on an Intel CPU that needs MKL_CBWR=AUTO,STRICT in the environment of the
+process, or batches below 16 rows differ in the last bit; it costs nothing measurable.
 
 Shapes: B batch, T history, C token columns, F dynamic features, X context, R request columns,
 D width, K items

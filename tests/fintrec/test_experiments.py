@@ -74,6 +74,9 @@ def test_every_row_is_judged_on_the_same_pages(done):
             assert (predicted <= 1).all(), name
     assert found["judged"]["pages"] == len(pages.pages)
     assert pages.known.all()  # days that only complete labels
+    reach = list(found["reach_days"].values())
+    assert reach == sorted(reach)
+    assert 0 <= reach[0] < reach[-1] < 60  # a longer window reaches further, within the tiny bank
 
 
 def test_rows_that_wait_for_the_foundation_model_say_so_and_no_result_is_told_twice(done):
@@ -98,6 +101,10 @@ def test_a_row_of_the_table_has_the_log_loss_of_its_predictions(done):
     stored = json.loads((out / CELLS / "forest-0.json").read_bytes())["result"]["metrics"]
     assert stored["forest-0"]["log_loss_all"] == pytest.approx(expected, abs=1e-6)
     assert f"{expected:.5f}" in page
+    model = next(row for row in found["rows"] if row["row"] == "fintrec")
+    below = 1 - expected / model["log_loss"]["all"]["value"]
+    assert row["below_model"]["value"] == pytest.approx(below)
+    assert "below_model" not in model
     assert (out / "table3.png").stat().st_size > 10_000
 
 

@@ -161,4 +161,4 @@ def test_the_cells_of_a_table_are_judged_and_the_document_told(tmp_path: Path) -
     assert result["pages"] == len(bank_data.judged(data, small).pages)
     assert set(result["exposure"]["shown"]["said"]) == {"base_rates"}
     assert f"{result['exposure']['shown']['if_shown']:.4f}" in page.read_text()
-    assert "old" not in page.read_text()
+    assert "\nold\n" not in page.read_text()

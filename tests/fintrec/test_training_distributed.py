@@ -13,13 +13,15 @@ from fintrec.learning.curves import read_curve
 from tests.fintrec.two_processes import KILLED_AT, gradients, losses
 
 ROOT = Path(__file__).parents[2]
+# Six processes import torch, one after the other's heels: half a minute on two free cores.
+pytestmark = pytest.mark.timeout(900)
 
 
 def torchrun(directory: Path, part: str) -> str:
     """Run a part in two processes; both parts end with an error, which ends the pair."""
     command = [sys.executable, "-m", "torch.distributed.run", "--standalone"]
     command += ["--nproc-per-node", "2", "-m", "tests.fintrec.two_processes", str(directory), part]
-    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=280)
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
     assert done.returncode != 0
     return done.stderr
 

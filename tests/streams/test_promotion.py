@@ -353,6 +353,7 @@ def test_the_verb_export_does_not_take_a_withdrawn_number_nor_run_beside_a_promo
 
     with pytest.raises(ModelUnavailable):
         promote(target.failing(fail), checkpoints / "a")
+    assert list(target.repository.iterdir()) == [], "no folder that Triton would take for a model"
     arguments = [str(checkpoints / "a"), "--repository", str(target.repository), "--no-load"]
     exported = CliRunner().invoke(export_verb, [*arguments, "--json"], catch_exceptions=False)
     assert json.loads(exported.stdout)["version"] == 2
