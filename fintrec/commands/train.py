@@ -105,7 +105,7 @@ def train(source: Path, out: Path, as_json: bool, threads: int, **options: Any) 
     from fintrec.learning.compute import Compute, device_of, precision_of
     from fintrec.learning.distributed import processes
     from fintrec.model_card import write as write_card
-    from fintrec.training import completed
+    from fintrec.training import TASKS, completed
 
     recipe = _recipe(options)
     torch.set_num_threads(threads)
@@ -124,7 +124,9 @@ def train(source: Path, out: Path, as_json: bool, threads: int, **options: Any) 
     save(checkpoint, out)
     calibration_report.write(out, checkpoint, data, source.name)
     write_card(out, checkpoint, data, source)
-    run.finish()  # last: killed before, the same command trains nothing anew and writes the rest
+    run.finish(
+        TASKS[options["tasks"]]
+    )  # last: killed before, the same command trains nothing anew and writes the rest
     if as_json:
         import orjson
 
