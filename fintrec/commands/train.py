@@ -119,11 +119,12 @@ def train(source: Path, out: Path, as_json: bool, threads: int, **options: Any) 
         trained, run = _trained(data, recipe, compute, run_dir, shows, options)
     if not group.is_first:
         return
+    click.echo("calibrating, measuring and writing the card", err=True)
     checkpoint = completed(trained, data, recipe)
     save(checkpoint, out)
-    run.finish()
     calibration_report.write(out, checkpoint, data, source.name)
     write_card(out, checkpoint, data, source)
+    run.finish()  # last: killed before, the same command trains nothing anew and writes the rest
     if as_json:
         import orjson
 
