@@ -124,9 +124,8 @@ def train(source: Path, out: Path, as_json: bool, threads: int, **options: Any) 
     save(checkpoint, out)
     calibration_report.write(out, checkpoint, data, source.name)
     write_card(out, checkpoint, data, source)
-    run.finish(
-        TASKS[options["tasks"]]
-    )  # last: killed before, the same command trains nothing anew and writes the rest
+    # Last: killed before, the same command trains nothing anew and writes what is missing.
+    run.finish(TASKS[options["tasks"]])
     if as_json:
         import orjson
 

@@ -1,6 +1,7 @@
 """Event logs and sessions: n-grams against a slow twin, no future in a decoder or an offer's row."""
 
 import math
+import zipfile
 from collections import Counter, defaultdict
 from pathlib import Path
 
