@@ -105,7 +105,7 @@ def train(source: Path, out: Path, as_json: bool, threads: int, **options: Any) 
     from fintrec.learning.compute import Compute, device_of, precision_of
     from fintrec.learning.distributed import processes
     from fintrec.model_card import write as write_card
-    from fintrec.training import completed
+    from fintrec.training import TASKS, completed
 
     recipe = _recipe(options)
     torch.set_num_threads(threads)
@@ -119,11 +119,13 @@ def train(source: Path, out: Path, as_json: bool, threads: int, **options: Any) 
         trained, run = _trained(data, recipe, compute, run_dir, shows, options)
     if not group.is_first:
         return
+    click.echo("calibrating, measuring and writing the card", err=True)
     checkpoint = completed(trained, data, recipe)
     save(checkpoint, out)
-    run.finish()
     calibration_report.write(out, checkpoint, data, source.name)
     write_card(out, checkpoint, data, source)
+    # Last: killed before, the same command trains nothing anew and writes what is missing.
+    run.finish(TASKS[options["tasks"]])
     if as_json:
         import orjson
 

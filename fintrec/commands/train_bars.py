@@ -8,7 +8,7 @@ if TYPE_CHECKING:
 
 
 class Bars:
-    """Epoch, losses, tokens a second and time left, on stderr."""
+    """Epoch, losses, tokens a second and time left, on stderr; all of it fits 80 columns."""
 
     def __init__(self) -> None:
         from rich.console import Console
@@ -16,19 +16,17 @@ class Bars:
             BarColumn,
             Progress,
             TextColumn,
-            TimeElapsedColumn,
             TimeRemainingColumn,
         )
 
         self._progress = Progress(
             TextColumn("{task.description}"),
-            BarColumn(bar_width=20),
-            TextColumn("epoch {task.fields[epoch]}  loss {task.fields[loss]:.4f}"),
+            BarColumn(bar_width=8),
+            TextColumn("epoch {task.fields[epoch]} loss {task.fields[loss]:.4f}"),
             TextColumn("validation {task.fields[validation]}"),
             TextColumn("{task.fields[pace]:,.0f} tokens/s"),
-            TimeElapsedColumn(),
+            TimeRemainingColumn(compact=True),
             TextColumn("left"),
-            TimeRemainingColumn(),
             console=Console(stderr=True),
         )
         self._tasks: dict[str, Any] = {}

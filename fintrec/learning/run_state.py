@@ -10,7 +10,7 @@ would be neither the one nor the other.
 
 import os
 import zipfile
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
@@ -79,7 +79,7 @@ class Run:
         finally:
             os.close(folder)
 
-    def finish(self) -> None:
-        """Delete the states: what they led to is kept elsewhere. The curves stay."""
-        for path in self.directory.glob("state-*.pt"):
-            path.unlink()
+    def finish(self, tasks: Iterable[str]) -> None:
+        """Delete the tasks' states: what they led to is kept elsewhere. The curves stay."""
+        for task in tasks:
+            self.path(task).unlink(missing_ok=True)

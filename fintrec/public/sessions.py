@@ -10,6 +10,7 @@ Every page from a session's 2nd on is to be predicted from those before it. Ther
 """
 
 import zipfile
+import zlib
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Final
@@ -35,6 +36,7 @@ ORDERS: Final = {"bigram": 1, "3-gram": 2, "order-5 backoff": 5}
 MIN_COUNT: Final = 20
 NUM_VALIDATION: Final = 10_000
 GOAL_NLL: Final = 1.18
+_ZIP_START: Final = b"PK\x03\x04"
 MSNBC: Final = "msnbc990928.zip"  # the file that the goal was set for
 TRAINED: Final = ("decoder-seed",)
 SETTINGS: Final = KindSettings(
@@ -52,8 +54,8 @@ SETTINGS: Final = KindSettings(
 def read_sessions(path: Path) -> Ragged:
     """All sessions of a file, pages from 0.
 
-    LogError for a missing or empty file, a zip with another number of files, a page that is no
-    integer or not between 1 and the number of named categories.
+    LogError for a missing or empty file, a broken zip or one of several files, a page that
+    is no integer or not between 1 and the number of named categories.
     """
     names: list[str] = []
     pages: list[int] = []
@@ -88,20 +90,26 @@ def _lines(path: Path) -> list[str]:
     if not path.is_file():
         raise LogError(f"{path}: no such file, expected sessions as text or zip")
     data = path.read_bytes()
-    if zipfile.is_zipfile(path):
-        with zipfile.ZipFile(path) as archive:
-            inside = [
-                name
-                for name in archive.namelist()
-                if not name.startswith("__MACOSX") and not name.endswith("/")
-            ]
-            if len(inside) != 1:
-                raise LogError(f"{path}: {len(inside)} files in the zip, expected one")
-            data = archive.read(inside[0])
     try:
+        if data.startswith(_ZIP_START):
+            data = _unzipped(path)
         return data.decode("utf-8").splitlines()
+    except (zipfile.BadZipFile, zlib.error) as error:
+        raise LogError(f"{path}: begins as a zip and cannot be read as one ({error})") from error
     except UnicodeDecodeError as error:
         raise LogError(f"{path}: not a text file ({error})") from error
+
+
+def _unzipped(path: Path) -> bytes:
+    with zipfile.ZipFile(path) as archive:
+        inside = [
+            name
+            for name in archive.namelist()
+            if not name.startswith("__MACOSX") and not name.endswith("/")
+        ]
+        if len(inside) != 1:
+            raise LogError(f"{path}: {len(inside)} files in the zip, expected one")
+        return archive.read(inside[0])
 
 
 def protocol(sessions: Ragged, path: Path) -> tuple[Ragged, Ragged]:

@@ -116,7 +116,9 @@ def test_goals_are_those_of_the_file_they_were_set_for(file: Path) -> None:
 
 def test_page_gets_the_mean_of_the_seeds_that_the_folder_holds(file: Path, tmp_path: Path) -> None:
     out, page = tmp_path / "out", tmp_path / "page.md"
-    page.write_text("before\n<!-- results:sequence -->\nold\n<!-- /results:sequence -->\nafter\n")
+    page.write_text(
+        "before\n<!-- results:sequence -->\nstale figures\n<!-- /results:sequence -->\nafter\n"
+    )
     runs = [
         json.loads(evaluated(file, "--json", "--out", str(out), "--seed", str(seed)).stdout)
         for seed in (0, 1)
@@ -129,7 +131,7 @@ def test_page_gets_the_mean_of_the_seeds_that_the_folder_holds(file: Path, tmp_p
     )
     (row,) = [line for line in text.splitlines() if line.startswith("| decoder, 2 seeds")][:1]
     assert f"{hr:.4f} / {ndcg:.4f}" in row
-    assert "old" not in text
+    assert "stale figures" not in text
     assert text.startswith("before\n")
     assert text.endswith("after\n")
     assert "published" not in text

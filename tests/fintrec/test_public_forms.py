@@ -1,6 +1,7 @@
 """Event logs and sessions: n-grams against a slow twin, no future in a decoder or an offer's row."""
 
 import math
+import zipfile
 from collections import Counter, defaultdict
 from pathlib import Path
 
@@ -133,6 +134,16 @@ def test_sessions_of_another_form_are_named(tmp_path: Path, text: str, message: 
     path = tmp_path / "sessions.seq"
     path.write_text(text)
     with pytest.raises(LogError, match=message):
+        read_sessions(path)
+
+
+def test_a_broken_zip_of_sessions_is_named(tmp_path: Path) -> None:
+    path = tmp_path / "sessions.zip"
+    with zipfile.ZipFile(path, "w") as archive:
+        archive.writestr("sessions.seq", "1 2\n" * 100)
+    assert len(read_sessions(path)) == 100
+    path.write_bytes(path.read_bytes()[:60])
+    with pytest.raises(LogError, match=r"sessions\.zip: begins as a zip"):
         read_sessions(path)
 
 

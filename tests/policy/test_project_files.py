@@ -23,6 +23,7 @@ PAGES = [
             "docs/paper_map.md",
             "docs/glossary.md",
             "docs/models.md",
+            "docs/training.md",
             "docs/calibration.md",
             "docs/experiments.md",
             "docs/public_data.md",
