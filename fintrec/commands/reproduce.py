@@ -80,7 +80,7 @@ def table3(**options: Any) -> None:
 @reproduce.command()
 @_options
 def ablations(**options: Any) -> None:
-    """Ablations of decisions of our own: masks, pooling, fusion, time, prior, trunk."""
+    """Ablations of decisions of our own: masks, pooling, fusion, time, prior, items."""
     _reproduce("ablations", **options)
 
 

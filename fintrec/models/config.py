@@ -4,6 +4,7 @@ Every switch is a row of the ablation tables (FinTRec table 3, `docs/paper_map.m
 leaves open has its alternative here. An unknown key fails.
 """
 
+import math
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields, replace
 from typing import Any, Final, Literal
@@ -110,8 +111,12 @@ class TrainingConfig:
         for name in ("batch_size", "epochs", "validation_rows", "evaluation_rows"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name}={getattr(self, name)} is below 1")
-        if self.label_stride < 0:
-            raise ValueError(f"label_stride={self.label_stride} is negative")
+        for name in ("label_stride", "weight_decay", "seed"):
+            if not 0 <= getattr(self, name) < math.inf:
+                raise ValueError(f"{name}={getattr(self, name)} is not finite and 0 or more")
+        for name in ("learning_rate", "gradient_norm"):
+            if not 0 < getattr(self, name) < math.inf:
+                raise ValueError(f"{name}={getattr(self, name)} is not finite and above 0")
         if not 0 < self.page_rate <= 1:
             raise ValueError(f"page_rate={self.page_rate} is not in (0, 1]")
 
