@@ -123,11 +123,17 @@ def has_section(page: Path, name: str) -> bool:
     return _section(name).search(page.read_text()) is not None
 
 
+def check_section(page: Path, name: str) -> None:
+    """ConfigurationError for a page without the marks of a section: ask before hours of work."""
+    if not has_section(page, name):
+        begin, end = _marks(name)
+        raise ConfigurationError(f"{page} has no section {begin} ... {end} to write into")
+
+
 def write_section(page: Path, name: str, text: str) -> None:
     """Put a text between `<!-- results:NAME -->` and its end mark; ConfigurationError without them."""
     begin, end = _marks(name)
-    if not has_section(page, name):
-        raise ConfigurationError(f"{page} has no section {begin} ... {end} to write into")
+    check_section(page, name)
     page.write_text(_section(name).sub(lambda _: f"{begin}\n{text}\n{end}", page.read_text()))
 
 

@@ -132,9 +132,10 @@ def evaluate(
         raise click.UsageError("--suite judges a folder, --data a file: give one of them")
     import torch
 
-    from fintrec.public.suite import files_of, run, write_pages
+    from fintrec.public.suite import check_pages, files_of, run, write_pages
     from fintrec.result_files import ResultFolder, typed_command
 
+    check_pages(pages)
     torch.set_num_threads(threads)
     files = {str(form): data} if data is not None else files_of(_data_dir(data_dir))
     folder = ResultFolder(out, typed_command())

@@ -45,10 +45,14 @@ def sequence(
     import torch
 
     from fintrec.public import sequences
-    from fintrec.result_files import ResultFolder, typed_command
+    from fintrec.result_files import ResultFolder, check_section, typed_command
 
-    if markdown is not None and out is None:
-        raise click.UsageError("--markdown takes its figures from the files of --out: give both")
+    if markdown is not None:
+        if out is None:
+            raise click.UsageError(
+                "--markdown takes its figures from the files of --out: give both"
+            )
+        check_section(markdown, "sequence")
     recipe = _recipe(settings)
     torch.set_num_threads(threads)
     folder = ResultFolder(out, typed_command())

@@ -99,7 +99,9 @@ def draw(path: Path, curves: dict[str, list[dict[str, Any]]]) -> None:
         size = max(1, math.ceil(len(steps) / _SMOOTHED_OVER))
         each, mean, best = _COLOURS
         axes.plot(x, loss, color=each, linewidth=0.6, label="loss of a step")
-        axes.plot(_means(x, size), _means(loss, size), color=mean, label=f"mean of {size} steps")
+        if size > 1:
+            label = f"mean of {size} steps"
+            axes.plot(_means(x, size), _means(loss, size), color=mean, label=label)
         axes.plot(
             [row["step"] for row in evaluations],
             [row["validation"] for row in evaluations],

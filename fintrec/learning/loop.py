@@ -193,7 +193,7 @@ class _Training(Generic[Plan, Batch]):
         at = self._at
         raise TrainingFailed(
             f"{self._task.name}: {trouble}; epoch {at.epoch}, step {at.step + 1}, learning rate "
-            f"{self._learning_rate():.3g}: look for such a number in the data, or lower the rate"
+            f"{self._learning_rate():.3g}: lower it, or look for numbers out of range in the data"
         )
 
     def _learning_rate(self) -> float:

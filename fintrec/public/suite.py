@@ -121,25 +121,30 @@ def suspects(found: Mapping[str, Any]) -> list[str]:
     return [text for result in found["results"].values() for text in result.get("suspect", ())]
 
 
+def check_pages(pages: Sequence[Path]) -> None:
+    """ConfigurationError for a page without the marks of a section: ask before hours of work."""
+    for path in pages:
+        if not any(has_section(path, name) for name in ("public", "sequence")):
+            raise ConfigurationError(
+                f"{path} has no section to write into, expected <!-- results:public --> or "
+                "<!-- results:sequence --> with its end"
+            )
+
+
 def write_pages(found: Mapping[str, Any], directory: Path, pages: Sequence[Path]) -> None:
     """Write a run's figures between the marks of pages: `results:public`, `results:sequence`.
 
-    ConfigurationError for a page that has neither, or the second one in a run without sequences.
+    As `check_pages`; ConfigurationError too for the second one in a run without sequences.
     """
     from fintrec.public import page, sequence_page
 
+    check_pages(pages)
     makers = {
         "public": lambda: page.section(found, lines_of(found), directory),
         "sequence": lambda: sequence_page.section(found["results"]["sequence"]["file"], directory),
     }
     for path in pages:
-        names = [name for name in makers if has_section(path, name)]
-        if not names:
-            raise ConfigurationError(
-                f"{path} has no section to write into, expected <!-- results:public --> or "
-                "<!-- results:sequence --> with its end"
-            )
-        for name in names:
+        for name in (name for name in makers if has_section(path, name)):
             if name == "sequence" and name not in found["results"]:
                 raise ConfigurationError(f"{path} has a section of sequences, none were judged")
             write_section(path, name, makers[name]())
