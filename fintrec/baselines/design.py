@@ -1,8 +1,9 @@
 """The input of the trees: one row for a page and an item (FinTRec section 3.4, "Feature Set").
 
 A row holds the engineered counts and rates, F_s, where and when the page is shown, what the item is
-and, where there is one, the foundation model's vector after PCA. Everything of the page was known
-before it was filled: what the page showed is no input.
+and, where there is one, the foundation model's vector after PCA. On request it also holds what the
+user's newest interactions say of the item (`fintrec/baselines/item_history.py`). Everything of the
+page was known before it was filled: what the page showed is no input.
 
 Shapes: M pages, N rows, K items, F engineered features, P reduced foundation-model features
 """
@@ -17,6 +18,8 @@ from features.encoding import REQUEST_COLUMNS
 from features.records import CONTENT_TYPES
 from features.spec import DAY_MS, HOUR_MS, MINUTE_MS, NUM_STATIC
 from features.windows import FOREST_NAMES
+from fintrec.baselines import item_history
+from fintrec.baselines.item_history import UNKNOWN, ItemHistory
 from fintrec.datasets import Decisions, TrainingSet
 from fintrec.popularity import Popularity, measure
 
@@ -33,18 +36,21 @@ _ITEM: Final = (
     "item_conversion_log_odds",
     "item_click_log_odds",
 )
-UNKNOWN: Final = -1.0
 _MOST_CATEGORIES: Final = 255  # of a column that boosting splits by sets of values
 
 
 @dataclass(frozen=True, slots=True)
 class Pages:
-    """What a tree reads of M pages; `fm_MP` is None without a foundation model."""
+    """What a tree reads of M pages.
+
+    `fm_MP` is None without a foundation model, `own` where items' own histories are no input.
+    """
 
     engineered_MF: Float32Array
     static_MS: Float32Array
     request_MR: IntArray
     fm_MP: Float32Array | None = None
+    own: ItemHistory | None = None
 
     def __len__(self) -> int:
         return len(self.request_MR)
@@ -56,6 +62,7 @@ class Pages:
             self.static_MS[rows],
             self.request_MR[rows],
             None if self.fm_MP is None else self.fm_MP[rows],
+            None if self.own is None else self.own.taken(rows),
         )
 
     def with_fm(self, fm_MP: Float32Array) -> "Pages":
@@ -63,6 +70,12 @@ class Pages:
         if len(fm_MP) != len(self):
             raise ValueError(f"{len(fm_MP)} foundation-model vectors for {len(self)} pages")
         return replace(self, fm_MP=fm_MP)
+
+    def with_item_history(self, data: TrainingSet, decisions: Decisions) -> "Pages":
+        """The same pages, those of all `decisions`, with each item's own history."""
+        if len(decisions) != len(self):
+            raise ValueError(f"{len(decisions)} decisions for {len(self)} pages")
+        return replace(self, own=ItemHistory(data, decisions, np.arange(len(self))))
 
 
 def pages_of(decisions: Decisions, engineered_MF: Float32Array) -> Pages:
@@ -99,7 +112,8 @@ class Design:
         static = tuple(f"static_{at}" for at in range(NUM_STATIC))
         reduced = 0 if pages.fm_MP is None else pages.fm_MP.shape[1]
         fm = tuple(f"fm_{at}" for at in range(reduced))
-        return (*FOREST_NAMES, *static, *_PLACE, *_WHEN, *fm, *_ITEM)
+        own = () if pages.own is None else item_history.NAMES
+        return (*FOREST_NAMES, *static, *_PLACE, *_WHEN, *fm, *_ITEM, *own)
 
     def item_column(self, pages: Pages) -> int | None:
         """Where the item's number stands, None where it has too many values to be a category."""
@@ -124,7 +138,10 @@ class Design:
     def rows(self, pages: Pages, page_N: IntArray, item_N: IntArray) -> Float32Array:
         """Rows of pairs of a page's place and an item's place, (N, columns)."""
         of_pages = self.of_pages(pages)
-        return np.concatenate((of_pages[page_N], self._items_KI[item_N]), axis=1)
+        parts = [of_pages[page_N], self._items_KI[item_N]]
+        if pages.own is not None:
+            parts.append(pages.own.columns(page_N, item_N))
+        return np.concatenate(parts, axis=1)
 
     def every_item(self, pages: Pages) -> Float32Array:
         """Rows of all items of each page, page by page, (M * K, columns)."""

@@ -98,22 +98,28 @@ def _trees(
     out: Path, setting: Setting, data: TrainingSet, pages: Judged, cell: Cell, period: Period
 ) -> Found:
     from fintrec.baselines import examples, trees
-    from fintrec.baselines.design import Design, pages_of
+    from fintrec.baselines.design import Design, Pages, pages_of
 
     read = examples.read(out / DATASET, data)
     design = Design(data)
-    train = pages_of(data.train, read.features["train"])
+
+    def of(name: str) -> Pages:
+        found = pages_of(getattr(data, name), read.features[name])
+        has_items = cell.row.changes.get("item_history", False)
+        return found.with_item_history(data, getattr(data, name)) if has_items else found
+
+    train = of("train")
     config = setting.forest if cell.row.kind == "forest" else setting.boosting
     chosen = read.examples["train"].some(config.num_examples, np.random.default_rng(cell.seed))
     classifier = config.classifier(design.item_column(train), cell.seed)
     places = bank_data.held_out(data, setting)
     validation = trees.HeldOut(
-        pages_of(data.validation, read.features["validation"]).taken(places),
+        of("validation").taken(places),
         converted(data, data.validation, places),
         label_known(data, data.validation)[places],
     )
     model = trees.fit(classifier, design, train, chosen, validation)
-    judged = pages_of(getattr(data, period), read.features[period]).taken(pages.pages)
+    judged = of(period).taken(pages.pages)
     notes = {
         "settings": config.to_dict(),
         "examples": len(chosen),

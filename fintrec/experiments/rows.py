@@ -26,8 +26,9 @@ WAITS: Final = "waits for the foundation model"
 class Row:
     """One line of a table.
 
-    `changes` are fields of the recipe's model or training, `tasks` are what is trained, `task` is
-    what is judged. Four kinds have no cells of their own: `beside` is predicted by the cells of row
+    `changes` are fields of the recipe's model or training, or for trees `item_history`: that they
+    read each item's own history (`fintrec/baselines/item_history.py`). `tasks` are what is trained,
+    `task` is what is judged. Four kinds have no cells of their own: `beside` is predicted by the cells of row
     `of`, `calibrated` is that row with the forest's maps, `same` is that row by another name,
     `waits` needs the foundation model.
     """
@@ -78,6 +79,13 @@ TABLE3: Final = (
     Row("forest", "RF + feature set", "forest", paper=0.0984),
     Row("forest_fm", "RF + feature set + FM", "waits", paper=0.0938),
     Row("boosting", "gradient boosting + feature set", "boosting"),
+    Row(
+        "boosting_items",
+        "gradient boosting + feature set + the item's own history",
+        "boosting",
+        changes={"item_history": True},
+        note="not in the paper",
+    ),
     Row("fintrec", "FinTRec", "model", paper=0.0439),
     Row(
         "fintrec_calibrated",

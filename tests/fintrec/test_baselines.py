@@ -7,14 +7,24 @@ import pyarrow.parquet as pq
 import pytest
 
 from features.errors import FintrecError
-from features.spec import DAY_MS
-from features.vocabulary import code
+from features.history import INTERACTION, WINDOW, ordered
+from features.spec import DAY_MS, MINUTE_MS
+from features.vocabulary import code, fingerprint
 from features.windows import FOREST_FEATURES, FOREST_NAMES
-from fintrec.baselines import examples, fm_features, neighbours, per_item, popularity, trees
+from fintrec.baselines import (
+    examples,
+    fm_features,
+    item_history,
+    neighbours,
+    per_item,
+    popularity,
+    trees,
+)
 from fintrec.baselines.boosting import BoostingConfig
 from fintrec.baselines.design import Design, pages_of
 from fintrec.baselines.examples import Examples
 from fintrec.baselines.forest import ForestConfig
+from fintrec.baselines.item_history import ItemHistory
 from fintrec.baselines.neighbours import NeighbourConfig
 from fintrec.dataset import files
 from fintrec.datasets import (
@@ -92,6 +102,75 @@ def test_rows_of_a_page_do_not_depend_on_what_it_showed(built):
         6 * len(data.items),
         len(design.names(pages_of(blind, read.features["test"]))),
     )
+
+
+def slow_item_history(data, decisions, page, item):
+    """The columns of one pair out of the user's whole log, by the clock alone."""
+    log, now = data.logs[decisions.user[page]], int(decisions.time_ms[page])
+    recent = log[(log["time_ms"] < now) & (log["source"] == INTERACTION)][-WINDOW:]
+    mine = recent[recent["item"] == fingerprint("item", data.items[item])]
+    counts, since = [], []
+    for action in ("impression", "click", "dismiss", "conversion"):
+        times_ms = mine["time_ms"][mine["action"] == code("action", action)]
+        counts.append(len(times_ms))
+        since.append(np.log1p((now - times_ms.max()) / MINUTE_MS) if len(times_ms) else -1)
+    return [*counts, *since]
+
+
+def test_an_item_s_own_history_is_what_a_slow_loop_counts(built, monkeypatch):
+    _, data, read = built
+    monkeypatch.setattr(item_history, "_PAGES_AT_ONCE", 3)
+    design, some = Design(data), np.arange(0, len(data.test), 29)
+    plain = pages_of(data.test, read.features["test"])
+    pages = plain.with_item_history(data, data.test).taken(some)
+    assert design.names(pages)[-8:] == item_history.NAMES
+    assert design.item_column(pages) == design.item_column(plain)
+    rows = design.every_item(pages)
+    assert rows.shape[1] == len(design.names(pages))
+    assert np.array_equal(rows[:, :-8], design.every_item(plain.taken(some)))  # off: as before
+    own = rows[:, -8:].reshape(len(some), len(data.items), 8)
+    for at, page in enumerate(some):
+        for item in range(0, len(data.items), 3):
+            expected = slow_item_history(data, data.test, page, item)
+            assert own[at, item].tolist() == pytest.approx(expected, rel=1e-6)
+    assert (own[..., :4] > 0).any(axis=(0, 1)).all()  # each action is there to be counted
+    assert own[..., 0].max() > 1
+    order = np.random.default_rng(5).permutation(len(rows))
+    page, item = np.divmod(order, len(data.items))
+    assert np.array_equal(design.rows(pages, page, item), rows[order])
+    with pytest.raises(ValueError, match=r"decisions for .* pages"):
+        plain.with_item_history(data, data.validation)
+
+
+def test_an_item_s_own_history_has_nothing_of_the_page_s_instant_or_after_it():
+    data = tiny.training_set(num_users=3)
+    at = len(data.test) - 1
+    now, user, end = data.test.time_ms[at], data.test.user[at], data.test.end[at]
+    log = data.logs[user]
+    assert log["time_ms"][end - 1] < now == log["time_ms"][end]
+    before = ItemHistory(data, data.test, np.array([at]))
+    items = np.arange(len(data.items))
+    page = np.zeros_like(items)
+    seen = before.columns(page, items)
+
+    def with_clicks(times_ms, decisions):
+        new = np.repeat(log[end : end + 1], 2)
+        new["time_ms"], new["event"], new["action"] = times_ms, (1, 2), code("action", "click")
+        logs = list(data.logs)
+        logs[user] = ordered(np.concatenate((log, new)))
+        found = ItemHistory(replace(data, logs=logs), decisions, np.array([at]))
+        return found.columns(page, items)
+
+    assert np.array_equal(with_clicks((now, now + 1), data.test), seen)
+    ends = data.test.end.copy()
+    ends[at] += 2
+    earlier = with_clicks((now - 2, now - 1), replace(data.test, end=ends))
+    item = [fingerprint("item", name) for name in data.items].index(int(log["item"][end]))
+    assert earlier[item, 1] == seen[item, 1] + 2
+    assert earlier[item, 5] == pytest.approx(np.log1p(1 / MINUTE_MS))
+    nobody = ItemHistory(data, replace(data.test, end=np.zeros_like(ends)), np.arange(4))
+    assert nobody.columns(page[:4], items[:4]).tolist() == [[0] * 4 + [-1] * 4] * 4
+    assert before.columns(page[:0], items[:0]).shape == (0, 8)
 
 
 def test_codes_and_base_rates_come_from_training_alone(built):
