@@ -58,7 +58,10 @@ SETTING_HELP = "A field of the model or the training, such as d_model=32. Repeat
     help="Start with the weights of a checkpoint.",
 )
 @click.option(
-    "--recipe", type=click.Choice(["tiny_cpu", "table3", "paper"]), default="tiny_cpu", show_default=True
+    "--recipe",
+    type=click.Choice(["tiny_cpu", "table3", "paper"]),
+    default="tiny_cpu",
+    show_default=True,
 )
 @click.option(
     "--split",
