@@ -27,7 +27,7 @@ def draw(found: Mapping[str, Any], path: Path) -> None:
     ):
         _panel(axes, [row for row in found["rows"] if row["task"] == task], scope)
         axes.set_title(title, fontsize=10)
-        axes.set_xlabel("log loss, 95 % interval over users; dots are seeds", fontsize=8)
+    figure.supxlabel("log loss, 95 % interval over users; dots are seeds", fontsize=8)
     path.parent.mkdir(parents=True, exist_ok=True)
     figure.savefig(path, dpi=110)
 
