@@ -10,6 +10,7 @@ from fintrec.machine import in_words
 
 GOAL: Final = 2.0  # bucketed by padded tokens a second
 _CASE: Final = ("model", "recipe", "precision", "device", "threads", "batch")
+KINDS: Final = ("padding", "steps", "scores", "loader", "profile")
 Row = Mapping[str, Any]
 
 
@@ -20,7 +21,7 @@ def _range(values: Sequence[float], form: str = ",.0f") -> str:
 
 def section(cells: Mapping[str, Row]) -> str:
     """The whole section, of the cells that `bench.training` wrote."""
-    kinds: dict[str, list[Row]] = {"padding": [], "steps": [], "scores": [], "profile": []}
+    kinds: dict[str, list[Row]] = {name: [] for name in KINDS}
     for name, cell in cells.items():
         kinds[name.partition("-")[0]].append(cell)
     kinds = {kind: sorted(found, key=_order) for kind, found in kinds.items()}
@@ -31,6 +32,8 @@ def section(cells: Mapping[str, Row]) -> str:
         parts += _steps(kinds["steps"])
     if kinds["scores"]:
         parts += _scores(kinds["scores"])
+    if kinds["loader"]:
+        parts += _loaders(kinds["loader"])
     if kinds["profile"]:
         parts += _profiles(kinds["profile"])
     if not any(cell["settings"]["device"] == "cuda" for cell in cells.values()):
@@ -50,6 +53,7 @@ def _order(cell: Row) -> tuple[Any, ...]:
         settings["threads"],
         recipes.index(settings["recipe"]),
         settings["precision"] != "fp32",
+        settings.get("batch_size", 0),
     )
 
 
@@ -223,6 +227,39 @@ def _scores(cells: Sequence[Row]) -> list[str]:
     ]
 
 
+def _loaders(cells: Sequence[Row]) -> list[str]:
+    names = (
+        "model",
+        "recipe",
+        "precision",
+        "device",
+        "batch",
+        "workers",
+        "encoded in between, tokens/s",
+        "encoded ahead, tokens/s",
+        "ratio",
+    )
+    lines = [
+        [
+            row["model"],
+            *(cell["settings"][name] for name in ("recipe", "precision", "device_name")),
+            str(cell["settings"].get("batch_size", "the recipe's")),
+            f"{row['workers']}",
+            _range(row["in_between_tokens_per_s"]),
+            _range(row["ahead_tokens_per_s"]),
+            _range(row["ratio"], ".2f"),
+        ]
+        for cell, row in _rows(cells)
+    ]
+    return [
+        "### Batches encoded ahead",
+        "Whole training steps, from pages to new weights, buckets as in a training: each batch "
+        "encoded by the training itself between two steps, or ahead by loader workers, whose start "
+        "counts.",
+        "\n".join(markdown_table(names, lines)),
+    ]
+
+
 def _profiles(cells: Sequence[Row]) -> list[str]:
     found = [
         "### Where a step's time goes",
@@ -246,5 +283,7 @@ def _profiles(cells: Sequence[Row]) -> list[str]:
                 f"{model['model']}, {settings['recipe']}, {settings['precision']}, "
                 f"{settings['device_name']}"
             )
+            if settings["device"] == "cuda":
+                head += f": kernels {model['ms_per_step']:g} of {model['wall_ms']:g} ms a step"
             found.append("\n".join(markdown_table((head, "calls", "ms", "share"), lines)))
     return found

@@ -46,7 +46,7 @@ class Scored(NamedTuple):
 def score(
     pctr: Pctr | None, pcvr: Pcvr | None, data: TrainingSet, decisions: Decisions, pages: IntArray
 ) -> Scored:
-    """Score pages with the models there are, as they are served."""
+    """Score pages with the models there are, as they are served, each on the device it is on."""
     parts = []
     for chosen, batch in conversion_batches(data, decisions, pages, _BATCH, None):
         history, page = batch[:3], batch[3:5]
@@ -70,7 +70,9 @@ def _logits(
 ) -> Logits:
     if model is None:
         return np.zeros((len(page[0]), 0), np.float32)
-    logits: Logits = model.eval()(*history, *page).numpy()
+    device = next(model.parameters()).device
+    placed = (part.to(device) for part in (*history, *page))
+    logits: Logits = model.eval()(*placed).cpu().numpy()
     return logits
 
 
@@ -107,8 +109,8 @@ def evaluate(
         "conversions": int(scored.converted[scored.known].sum()),
     }
     if len(target) and scored.pctr_logits.size:
-        shares = prior.rows(decisions.request[scored.pages[row]])
-        level = click_level(scored.pctr_logits[row] + shares)
+        request_LR = torch.from_numpy(decisions.request[scored.pages[row]])
+        level = click_level(scored.pctr_logits[row] + prior.rows(request_LR).numpy())
         found["pctr_next_item_log_loss"] = float(-level[np.arange(len(target)), target].mean())
         for k in (1, 5):
             found[f"pctr_recall_at_{k}"] = recall_at(level, target, k)

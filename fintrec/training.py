@@ -51,7 +51,9 @@ TASKS: Final = {"pctr": ("pctr",), "pcvr": ("pcvr",), "both": BOTH, "joint": JOI
 
 @dataclass(frozen=True, slots=True)
 class Trained:
-    """The models that were asked for, in evaluation mode, and what happened, by task."""
+    """The models that were asked for, in evaluation mode and on the device that they were trained
+    on, and what happened, by task.
+    """
 
     pctr: Pctr | None
     pcvr: Pcvr | None
@@ -104,8 +106,8 @@ def train_models(
         task = _task(name, pctr, pcvr, data, recipe, compute)
         history[name] = fit(task, recipe.training, minutes, report, run=run, compute=compute)
     return Trained(
-        pctr.cpu().eval() if "pctr" in names else None,
-        pcvr.cpu().eval() if "pcvr" in names else None,
+        pctr.eval() if "pctr" in names else None,
+        pcvr.eval() if "pcvr" in names else None,
         history,
     )
 
@@ -183,8 +185,8 @@ def completed(trained: Trained, data: TrainingSet, recipe: Recipe) -> Checkpoint
         recipe,
         data.vocabulary,
         data.content_types,
-        pctr,
-        pcvr,
+        None if pctr is None else pctr.cpu(),
+        None if pcvr is None else pcvr.cpu(),
         calibration,
         measure(data),
         metrics,
