@@ -11,8 +11,6 @@ cut off goes on, and the section is made of all that are there. The last line is
 """
 
 import json
-import subprocess
-import sys
 import tempfile
 from collections.abc import Callable, Iterable
 from dataclasses import asdict, dataclass
@@ -24,7 +22,7 @@ import click
 import torch
 from rich.console import Console
 
-from bench.report import write_section
+from bench.pages import markdown_option
 from bench.training_measure import (
     Clock,
     Row,
@@ -50,7 +48,7 @@ from fintrec.datasets import DatasetConfig, TrainingSet, build_training_set, loa
 from fintrec.learning.compute import Compute, Precision, loader_workers_of
 from fintrec.models.config import RECIPES, Recipe
 from fintrec.public.sequence_training import DecoderRecipe
-from fintrec.result_files import ResultFolder, read_cells
+from fintrec.result_files import ResultFolder, read_cells, typed_command, write_section
 
 END_MS: Final = 1_795_564_800_000  # 2026-11-25
 PRECISIONS: Final = ("fp32", "bf16")
@@ -253,12 +251,6 @@ def device_name(device: str) -> str:
     return torch.cuda.get_device_name() if device == "cuda" else "CPU"
 
 
-def typed_command() -> str:
-    """The command line; absolute paths by their names."""
-    words = [Path(word).name if word.startswith("/") else word for word in sys.argv[1:]]
-    return "python -m bench.training " + subprocess.list2cmdline(words)
-
-
 FOLDER: Final = click.Path(exists=True, file_okay=False, path_type=Path)
 
 
@@ -277,7 +269,7 @@ FOLDER: Final = click.Path(exists=True, file_okay=False, path_type=Path)
 @click.option("--profile", type=click.Path(file_okay=False, path_type=Path))
 @click.option("--out", default=OUT, type=click.Path(file_okay=False, path_type=Path))
 @click.option("--run/--no-run", "runs", default=True, help="Measure, or only write the section.")
-@click.option("--markdown", type=click.Path(dir_okay=False, path_type=Path))
+@markdown_option("training")
 def main(
     bank_size: str,
     dataset: Path | None,
@@ -308,7 +300,7 @@ def main(
     ]
     if runs:
         source = Source(bank_size, dataset, real_data)
-        run(cases, source, ResultFolder(out, typed_command()), profile)
+        run(cases, source, ResultFolder(out, typed_command("python -m bench.training")), profile)
     cells = read_cells(out)
     if not cells:
         raise click.UsageError(f"{out} has no finished cell: run without --no-run first")

@@ -4,9 +4,9 @@ from collections.abc import Iterable, Mapping, Sequence
 from itertools import groupby
 from typing import Any, Final
 
-from bench.report import markdown_table
 from bench.training_profile import data_sheet_tflops
 from fintrec.machine import in_words
+from fintrec.result_files import markdown_table
 
 GOAL: Final = 2.0  # bucketed by padded tokens a second
 _CASE: Final = ("model", "recipe", "precision", "device", "threads", "batch")

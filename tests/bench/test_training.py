@@ -142,11 +142,20 @@ def test_no_run_without_a_result_is_told(tmp_path) -> None:
     assert "has no finished cell" in told.output
 
 
+def test_a_page_without_the_section_is_refused_before_anything_is_measured(tmp_path) -> None:
+    page = tmp_path / "page.md"
+    page.write_text("nothing")
+    told = CliRunner().invoke(main, ["--markdown", str(page), "--out", str(tmp_path / "none")])
+    assert (told.exit_code, (tmp_path / "none").exists()) == (2, False)
+    assert "has no section <!-- results:training -->" in " ".join(told.output.split())
+
+
 def test_the_command_measures_once_and_writes_the_section(tmp_path) -> None:
     threads = torch.get_num_threads()
     argv = ["--bank-size", "tiny", "--recipe", "tiny_cpu", "--batches", "1", "--steps", "1"]
     argv += ["--profile", str(tmp_path / "profile"), "--out", str(tmp_path / "out")]
     page = tmp_path / "performance.md"
+    page.write_text("before <!-- results:training --> <!-- /results:training --> after")
     try:
         told = CliRunner().invoke(main, argv, catch_exceptions=False)
     finally:
