@@ -106,3 +106,10 @@ def loader_workers_of(asked: int | None, device: torch.device) -> int:
     if asked is not None:
         return asked
     return min(_GPU_WORKERS, os.cpu_count() or 1) if device.type == "cuda" else 0
+
+
+def auto() -> Compute:
+    """What this machine does best: its GPU and bf16 where it has them."""
+    device = device_of("auto")
+    workers = loader_workers_of(None, device)
+    return Compute(device, precision_of("auto", device), loader_workers=workers)
