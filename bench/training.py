@@ -215,7 +215,7 @@ def loader_rows(case: Case, source: Source, num_workers: int) -> dict[str, Any]:
     return {
         "rows": [
             encoded_ahead(
-                work, case.trainer(work), num_workers, case.clock, case.batches, case.repeats
+                work, case.trainer(work), num_workers, case.clock, 4 * case.batches, case.repeats
             )
             for work in training_works(_BANK, source.bank, case.chosen)
         ]

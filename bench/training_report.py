@@ -64,15 +64,19 @@ def _origin(cells: Iterable[Row]) -> str:
         f"{in_words(cell['machine'])}, torch {cell['machine']['versions']['torch']}"
         for cell in cells
     )
-    when = dict.fromkeys(
-        f"{cell['machine']['date'][:10]}, commit {cell['machine']['commit']}" for cell in cells
-    )
+    when = dict.fromkeys(f"{cell['machine']['date'][:10]}, {_code(cell)}" for cell in cells)
     repeats = dict.fromkeys(str(cell["settings"]["repeats"]) for cell in cells)
     return (
         f"Made by {commands} on {'; '.join(machines)} ({'; '.join(when)}). Medians (range) of "
         f"{', '.join(repeats)} repeats. Other work ran beside: sides take turns batch by batch and every ratio is of one "
         "repeat. One thread of a CPU is measured in its CPU time, all else in wall time."
     )
+
+
+def _code(cell: Row) -> str:
+    """The commit, or the hash of the sources where there was no repository."""
+    commit = cell["machine"]["commit"]
+    return f"commit {commit}" if commit else f"code {cell['code']}"
 
 
 def _padding(cells: Sequence[Row]) -> list[str]:

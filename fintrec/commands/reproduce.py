@@ -84,6 +84,13 @@ def ablations(**options: Any) -> None:
     _reproduce("ablations", **options)
 
 
+@reproduce.command()
+@_options
+def large(**options: Any) -> None:
+    """The same bank with all its pages and models up to the paper's size: wants a GPU."""
+    _reproduce("large", **options)
+
+
 def _reproduce(
     table: str,
     out: Path,

@@ -52,6 +52,7 @@ def _computed(out: Path, setting: Setting, cell: Cell) -> dict[str, Any]:
     pages = bank_data.judged(data, setting)
     by_name, notes = predicted(out, setting, data, pages, cell)
     found = {}
+    (out / CELLS).mkdir(exist_ok=True)
     for name, probability_NK in by_name.items():
         task: Task = "pctr" if name.startswith("clicks") else "pcvr"
         np.save(predictions_path(out, name), probability_NK.astype(np.float32))
@@ -146,13 +147,16 @@ def _model(setting: Setting, data: TrainingSet, pages: Judged, cell: Cell, perio
     from fintrec.calibration import conversion_probabilities
     from fintrec.calibration_choice import choose
     from fintrec.evaluation import impressions, score
+    from fintrec.learning.compute import auto
     from fintrec.training import train_models
 
     torch.set_num_threads(1)
     recipe = setting.recipe_for(cell.row.changes, cell.seed)
     tasks = cell.row.tasks or (cell.row.task,)
-    whole = data if cell.row.task == "pctr" else bank_data.thinned(data, setting)
-    trained = train_models(whole, recipe, tasks=tasks)
+    num_pages = setting.train_pages_for(cell.row.changes)
+    whole = data if cell.row.task == "pctr" else bank_data.thinned(data, num_pages)
+    compute = auto()
+    trained = train_models(whole, recipe, tasks=tasks, compute=compute)
     pctr = trained.pctr if cell.row.task == "pctr" else None
     pcvr = trained.pcvr if cell.row.task == "pcvr" else None
     held = score(pctr, pcvr, data, data.validation, bank_data.held_out(data, setting))
@@ -161,6 +165,7 @@ def _model(setting: Setting, data: TrainingSet, pages: Judged, cell: Cell, perio
     notes = {
         "settings": recipe.to_dict(),
         "tasks": list(tasks),
+        "compute": compute.to_dict(),
         "train_pages": len(whole.train),
         "training": trained.history,
     }

@@ -15,6 +15,10 @@ _SCOPES: Final = {
         ("pcvr", "all", "conversions, all items"),
         ("pctr", "shown", "clicks of items shown"),
     ),
+    "large": (
+        ("pcvr", "all", "conversions, all items"),
+        ("pctr", "shown", "clicks of items shown"),
+    ),
 }
 
 

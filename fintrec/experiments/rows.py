@@ -26,11 +26,11 @@ WAITS: Final = "waits for the foundation model"
 class Row:
     """One line of a table.
 
-    `changes` are fields of the recipe's model or training, or for trees `item_history`: that they
-    read each item's own history (`fintrec/baselines/item_history.py`). `tasks` are what is trained,
-    `task` is what is judged. Four kinds have no cells of their own: `beside` is predicted by the cells of row
-    `of`, `calibrated` is that row with the forest's maps, `same` is that row by another name,
-    `waits` needs the foundation model.
+    `changes` are fields of the recipe's model or training, `train_pages` of the setting, or for trees
+    `item_history`: that they read each item's own history (`fintrec/baselines/item_history.py`).
+    `tasks` are what is trained, `task` is what is judged. Four kinds have no cells of their own:
+    `beside` is predicted by the cells of row `of`, `calibrated` is that row with the forest's maps,
+    `same` is that row by another name, `waits` needs the foundation model.
     """
 
     name: str
@@ -144,7 +144,86 @@ ABLATIONS: Final = (
     Row("free_items", "items not compared", "model", changes={"item_vectors": "free"}),
 )
 
-TABLES: Final[Mapping[str, tuple[Row, ...]]] = {"table3": TABLE3, "ablations": ABLATIONS}
+_ALL_PAGES: Final = {"train_pages": 1_000_000, "batch_size": 64, "validation_rows": 2048}
+_PAPER: Final = {
+    "d_model": 512,
+    "num_layers": 10,
+    "num_heads": 8,
+    "d_feed_forward": 256,
+    "d_head": 512,
+    "dropout": 0.1,
+    "learning_rate": 1e-4,
+    "weight_decay": 1e-5,
+    "schedule": "constant",
+    "batch_size": 64,
+    "validation_rows": 2048,
+}
+_WIDE: Final = {
+    "d_model": 256,
+    "num_layers": 2,
+    "num_heads": 8,
+    "d_feed_forward": 512,
+    "d_head": 256,
+    "dropout": 0.1,
+    "learning_rate": 1e-3,
+}
+_AS_PRINTED: Final = {"elapsed": "log", "item_vectors": "free"}
+
+LARGE: Final = (
+    Row("base_rates", "each item's base rate", "rates"),
+    Row("forest", "RF + feature set", "forest"),
+    Row("boosting", "gradient boosting + feature set", "boosting"),
+    Row(
+        "boosting_items",
+        "gradient boosting + feature set + the item's own history",
+        "boosting",
+        changes={"item_history": True},
+    ),
+    Row("fintrec", "FinTRec of table 3: 48,000 pages once", "model"),
+    Row("all_pages", "the same, all pages 3 times", "model", changes={**_ALL_PAGES, "epochs": 3}),
+    Row(
+        "wide",
+        "2 blocks of width 256, all pages 3 times",
+        "model",
+        changes={**_ALL_PAGES, **_WIDE, "epochs": 3},
+    ),
+    Row(
+        "paper_size",
+        "10 blocks of width 512, all pages twice",
+        "model",
+        changes={**_ALL_PAGES, **_PAPER, "epochs": 2},
+    ),
+    Row(
+        "paper_printed",
+        "the same without half-lives and compared items",
+        "model",
+        changes={**_ALL_PAGES, **_PAPER, **_AS_PRINTED, "epochs": 2},
+    ),
+    Row("foresight", "foresight: honest, knows the bank", "floor"),
+    Row("clicks_rates", "clicks: each item's base rate", "rates", "pctr"),
+    Row("clicks_fintrec", "clicks: FinTRec of table 3", "model", "pctr"),
+    Row(
+        "clicks_wide",
+        "clicks: 2 blocks of width 256, 4 epochs",
+        "model",
+        "pctr",
+        changes={**_WIDE, "batch_size": 64, "validation_rows": 2048, "epochs": 4},
+    ),
+    Row(
+        "clicks_paper_size",
+        "clicks: 10 blocks of width 512, 8 epochs",
+        "model",
+        "pctr",
+        changes={**_PAPER, "epochs": 8},
+    ),
+    Row("clicks_floor", "clicks: true probabilities", "beside", "pctr", of="foresight"),
+)
+
+TABLES: Final[Mapping[str, tuple[Row, ...]]] = {
+    "table3": TABLE3,
+    "ablations": ABLATIONS,
+    "large": LARGE,
+}
 
 
 def cells(rows: tuple[Row, ...], seeds: tuple[int, ...]) -> list[Cell]:

@@ -23,6 +23,7 @@ from fintrec.result_files import markdown_table, read_cells
 BASES: Final = {
     "table3": {"pcvr": "forest", "pctr": "clicks_rates"},
     "ablations": {"pcvr": "fintrec", "pctr": "clicks_fintrec"},
+    "large": {"pcvr": "forest", "pctr": "clicks_rates"},
 }
 _MODEL: Final = "fintrec"  # rows of pCVR are compared with it too: what a row without a part loses
 _SCOPES: Final = {"pcvr": ("all", "marketing", "shown"), "pctr": ("shown",)}
@@ -170,7 +171,7 @@ def _columns(
     rows: list[dict[str, Any]], task: str, base: str, table: str
 ) -> tuple[list[str], Iterator[list[str]]]:
     of_table3 = "RF" if base == "forest" else "the base rate"
-    compared = of_table3 if table == "table3" else "the default"
+    compared = "the default" if table == "ablations" else of_table3
     names = ["model", "seeds", "log loss" if task == "pcvr" else "log loss of clicks"]
     names += [f"below {compared}"]
     if task == "pcvr":
