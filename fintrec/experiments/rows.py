@@ -189,15 +189,15 @@ LARGE: Final = (
     ),
     Row(
         "paper_size",
-        "10 blocks of width 512, all pages twice",
+        "10 blocks of width 512, all pages once",
         "model",
-        changes={**_ALL_PAGES, **_PAPER, "epochs": 2},
+        changes={**_ALL_PAGES, **_PAPER, "epochs": 1},
     ),
     Row(
         "paper_printed",
         "the same without half-lives and compared items",
         "model",
-        changes={**_ALL_PAGES, **_PAPER, **_AS_PRINTED, "epochs": 2},
+        changes={**_ALL_PAGES, **_PAPER, **_AS_PRINTED, "epochs": 1},
     ),
     Row("foresight", "foresight: honest, knows the bank", "floor"),
     Row("clicks_rates", "clicks: each item's base rate", "rates", "pctr"),
