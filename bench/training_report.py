@@ -28,6 +28,17 @@ def section(cells: Mapping[str, Row]) -> str:
     parts = [_origin(cells.values())]
     for _, alike in groupby(kinds["padding"], key=_order):
         parts += _padding(list(alike))
+    if kinds["padding"]:
+        parts.append(
+            "Where windows are full there is no padding to leave out. Users of the simulated bank "
+            "have months of purchases before their first page, so theirs nearly are, and neither "
+            "buckets nor packing can reach the goal on them."
+        )
+    if any(cell["settings"]["device"] == "cuda" for cell in kinds["padding"]):
+        parts.append(
+            "On the GPU a step of these sizes takes as long as one core needs to launch its kernels "
+            "(below: kernels beside the wall), so shorter batches save nothing there; larger ones do."
+        )
     if kinds["steps"]:
         parts += _steps(kinds["steps"])
     if kinds["scores"]:
@@ -71,6 +82,10 @@ def _origin(cells: Iterable[Row]) -> str:
         f"{', '.join(repeats)} repeats. Other work ran beside: sides take turns batch by batch and every ratio is of one "
         "repeat. One thread of a CPU is measured in its CPU time, all else in wall time."
     )
+
+
+def _batch(settings: Row) -> str:
+    return f"batch {settings['batch_size']}" if "batch_size" in settings else "the recipe's batch"
 
 
 def _code(cell: Row) -> str:
@@ -119,15 +134,12 @@ def _padding(cells: Sequence[Row]) -> list[str]:
     return [
         f"### Padded against bucketed ({settings['device_name']})",
         "Real tokens (rows of a history) a second, the encoding of the batches counted. Both sides "
-        f"have the same examples in the same batches; recipe `{settings['recipe']}`, "
+        f"have the same examples in the same batches; recipe `{settings['recipe']}`, {_batch(settings)}, "
         f"{settings['precision']}, threads: {settings['threads']}. `padded` to the whole window, "
         "`bucketed` to the shortest of 16, 32, 64 and 120 that holds them (the decoder of item "
         "sequences: to the longest of a batch of like lengths). `positions`: how many fewer there "
         "are bucketed; `at most`: without any padding.",
         "\n".join(markdown_table(names, lines)),
-        "Where windows are full there is no padding to leave out. Users of the simulated bank have "
-        "months of purchases before their first page, so theirs nearly are, and neither "
-        "buckets nor packing can reach the goal on them.",
     ]
 
 
@@ -247,7 +259,7 @@ def _loaders(cells: Sequence[Row]) -> list[str]:
         [
             row["model"],
             *(cell["settings"][name] for name in ("recipe", "precision", "device_name")),
-            str(cell["settings"].get("batch_size", "the recipe's")),
+            _batch(cell["settings"]),
             f"{row['workers']}",
             _range(row["in_between_tokens_per_s"]),
             _range(row["ahead_tokens_per_s"]),
