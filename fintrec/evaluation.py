@@ -15,6 +15,7 @@ from fintrec.calibration import Calibration, click_level, conversion_probabiliti
 from fintrec.calibration_choice import Impressions
 from fintrec.datasets import Decisions, TrainingSet
 from fintrec.exposure import ExposurePrior
+from fintrec.learning.tasks import sampled
 from fintrec.metrics import (
     auroc,
     brier,
@@ -74,6 +75,27 @@ def _logits(
     placed = (part.to(device) for part in (*history, *page))
     logits: Logits = model.eval()(*placed).cpu().numpy()
     return logits
+
+
+class Scores:
+    """A version's models on drawn pages of a data set's periods; no draw is scored twice.
+
+    Metrics, calibration report and card judge one checkpoint one after the other, mostly on the
+    same pages, and scoring is most of what that costs.
+    """
+
+    def __init__(self, pctr: Pctr | None, pcvr: Pcvr | None, data: TrainingSet) -> None:
+        self._pctr, self._pcvr, self._data = pctr, pcvr, data
+        self._found: dict[tuple[str, bytes], Scored] = {}
+
+    def of(self, period: str, limit: int, seed: int) -> Scored:
+        """At most `limit` pages of a period (one of PERIODS), drawn by `seed` as `sampled` does."""
+        decisions: Decisions = getattr(self._data, period)
+        pages = sampled(decisions, limit, seed)
+        key = period, pages.tobytes()
+        if key not in self._found:
+            self._found[key] = score(self._pctr, self._pcvr, self._data, decisions, pages)
+        return self._found[key]
 
 
 def impressions(scored: Scored, decisions: Decisions) -> Impressions:

@@ -16,14 +16,14 @@ import torch
 from fintrec.calibration_choice import choose as choose_calibration
 from fintrec.checkpoint import Checkpoint
 from fintrec.datasets import TrainingSet
-from fintrec.evaluation import evaluate, impressions, score
+from fintrec.evaluation import Scores, evaluate, impressions
 from fintrec.exposure import ExposurePrior, exposure_prior, no_prior
 from fintrec.learning.compute import CPU, Compute
 from fintrec.learning.joint import joint_task
 from fintrec.learning.loop import Progress, Report, Task, TrainingFailed, fit, silent
 from fintrec.learning.preparation import prepare
 from fintrec.learning.run_state import Run
-from fintrec.learning.tasks import NoExamples, click_task, conversion_task, sampled
+from fintrec.learning.tasks import NoExamples, click_task, conversion_task
 from fintrec.learning.warm_start import start_from
 from fintrec.models.config import Recipe
 from fintrec.models.pctr import Pctr
@@ -164,17 +164,23 @@ def train(
     return completed(train_models(data, recipe, tasks, minutes, report), data, recipe)
 
 
-def completed(trained: Trained, data: TrainingSet, recipe: Recipe) -> Checkpoint:
-    """The checkpoint of trained models: measured, with a calibration fitted on validation pages."""
+def completed(
+    trained: Trained, data: TrainingSet, recipe: Recipe, scores: Scores | None = None
+) -> Checkpoint:
+    """The checkpoint of trained models: measured, with a calibration fitted on validation pages.
+
+    `scores` of these models on this data are added to, for whoever judges the checkpoint next.
+    """
     pctr, pcvr, prior = trained.pctr, trained.pcvr, prior_of(data, recipe)
     limit, seed = recipe.training.evaluation_rows, recipe.training.seed
-    scored = score(pctr, pcvr, data, data.validation, sampled(data.validation, limit, seed))
+    scores = scores or Scores(pctr, pcvr, data)
+    scored = scores.of("validation", limit, seed)
     calibration = (
         None
         if pctr is None
         else choose_calibration(impressions(scored, data.validation), len(data.items), seed)
     )
-    tested = score(pctr, pcvr, data, data.test, sampled(data.test, limit, seed))
+    tested = scores.of("test", limit, seed)
     metrics = {
         "training": trained.history,
         "validation": evaluate(scored, data.validation, calibration, prior),

@@ -110,6 +110,7 @@ def train(source: Path, out: Path, as_json: bool, threads: int, **options: Any) 
 
     from fintrec import calibration_report
     from fintrec.checkpoint import save
+    from fintrec.evaluation import Scores
     from fintrec.learning.compute import Compute, device_of, loader_workers_of, precision_of
     from fintrec.learning.distributed import processes
     from fintrec.model_card import write as write_card
@@ -129,10 +130,11 @@ def train(source: Path, out: Path, as_json: bool, threads: int, **options: Any) 
     if not group.is_first:
         return
     click.echo("calibrating, measuring and writing the card", err=True)
-    checkpoint = completed(trained, data, recipe)
+    scores = Scores(trained.pctr, trained.pcvr, data)
+    checkpoint = completed(trained, data, recipe, scores)
     save(checkpoint, out)
-    calibration_report.write(out, checkpoint, data, source.name)
-    write_card(out, checkpoint, data, source)
+    calibration_report.write(out, checkpoint, data, source.name, scores)
+    write_card(out, checkpoint, data, source, scores)
     # Last: killed before, the same command trains nothing anew and writes what is missing.
     run.finish(TASKS[options["tasks"]])
     if as_json:

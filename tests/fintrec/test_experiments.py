@@ -1,6 +1,7 @@
 """Tables: cells that survive a kill, one judge for all rows, and numbers that say what they cover."""
 
 import json
+import os
 import signal
 import subprocess
 import sys
@@ -14,6 +15,7 @@ from click.testing import CliRunner
 from features.errors import ConfigurationError
 from fintrec.commands.reproduce import reproduce
 from fintrec.experiments import bank_data, floor, judge, schedule, table, trials
+from fintrec.experiments.cell import run_cell
 from fintrec.experiments.rows import TABLES, WAITS, Cell, cell_named, cells
 from fintrec.experiments.run import Plan, estimated_seconds, plan
 from fintrec.experiments.setting import (
@@ -29,20 +31,34 @@ from fintrec.experiments.setting import (
 from fintrec.metrics import auroc, calibration_error, log_loss
 
 
+BY_COMMAND = ("fintrec-0", "clicks_rates")
+
+
 @pytest.fixture(scope="module")
 def done(tmp_path_factory):
-    """A whole table with one seed, killed in the middle and gone on with."""
+    """A whole table with one seed, killed in the middle and gone on with.
+
+    Most cells that are missing then run in this process: each of their own would load torch for
+    half a second of work. The command runs the last of them, a transformer and a table of rates.
+    """
     out = tmp_path_factory.mktemp("experiments") / "table"
     words = ["table3", "--setting", "tiny", "--seeds", "1", "--jobs", "2", "--out", str(out)]
     program = "from fintrec.commands.reproduce import reproduce; reproduce()"
-    process = subprocess.Popen([sys.executable, "-c", program, *words], stderr=subprocess.DEVNULL)
+    process = subprocess.Popen(
+        [sys.executable, "-c", program, *words],
+        stderr=subprocess.DEVNULL,
+        start_new_session=True,  # its cells die with it: none writes beside those that follow
+    )
     until = time.monotonic() + 200
     while time.monotonic() < until and len(list((out / CELLS).glob("*.json"))) < 2:
         time.sleep(0.05)
-    process.send_signal(signal.SIGKILL)
+    os.killpg(process.pid, signal.SIGKILL)
     process.wait()
     kept = {path.name: path.stat().st_mtime_ns for path in (out / CELLS).glob("[!.]*.json")}
     built = (out / LOG / "manifest.json").stat().st_mtime_ns
+    for cell in schedule.missing(out, cells(TABLES["table3"], (0,))):
+        if cell.name not in BY_COMMAND:
+            run_cell(out, "table3", cell)
     page = out / "page.md"
     page.write_text("# Page\n\n<!-- results:table3 -->\n<!-- /results:table3 -->\n")
     result = CliRunner().invoke(
@@ -53,7 +69,8 @@ def done(tmp_path_factory):
 
 def test_a_run_that_was_killed_goes_on_from_its_finished_cells(done):
     out, kept, built, found, _ = done
-    assert 2 <= len(kept) < len(cells(TABLES["table3"], (0,)))
+    assert 2 <= len(kept)
+    assert not {f"{name}.json" for name in BY_COMMAND} & kept.keys()
     for name, written in kept.items():
         assert (out / CELLS / name).stat().st_mtime_ns == written, name
     assert (out / LOG / "manifest.json").stat().st_mtime_ns == built
