@@ -8,14 +8,14 @@ so it comes out the same whether or not the other is trained before it.
 
 import hashlib
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Final
 
 import torch
 
 from fintrec.calibration_choice import choose as choose_calibration
 from fintrec.checkpoint import Checkpoint
-from fintrec.datasets import TrainingSet
+from fintrec.datasets import Decisions, TrainingSet
 from fintrec.evaluation import Scores, evaluate, impressions
 from fintrec.exposure import ExposurePrior, exposure_prior, no_prior
 from fintrec.learning.compute import CPU, Compute
@@ -69,19 +69,22 @@ def train_models(
     run: Run | None = None,
     compute: Compute = CPU,
     start: Checkpoint | None = None,
+    pages: Decisions | None = None,
 ) -> Trained:
     """Train some of the models of a version on a data set, without a calibration.
 
     `tasks` is a value of TASKS; joint makes both models in one training
     (`fintrec/learning/joint.py`), which a recipe with a shared trunk needs. `minutes` bounds each
     training. With `run` each leaves its curve there, and goes on from the state that a killed one
-    left. `start` is a checkpoint whose weights it starts with.
+    left. `start` is a checkpoint whose weights it starts with. `pages` are the training pages that
+    pCVR learns from, where they are not the data set's; the base rates stay the data set's.
 
     Raises:
         NoExamples: there is nothing to learn from.
         TrainingFailed: a loss is no longer a number, or far above that of the base rates.
         ConfigurationError: `run` or `start` is of something else.
-        ValueError: there are no such tasks, or the recipe forbids them.
+        ValueError: there are no such tasks, or the recipe forbids them; `pages` with `run`, whose
+            state does not name them.
     """
     tasks = tuple(tasks)
     if tasks not in TASKS.values():
@@ -90,10 +93,13 @@ def train_models(
         raise ValueError(f"shared_trunk: tasks={tasks} would train the trunk twice, expected joint")
     if data.vocabulary.items != data.items:
         raise ValueError("the data set's items are not its vocabulary's scored items")
+    if run is not None and pages is not None:
+        raise ValueError("a run's state names the data set alone, expected no pages beside it")
     if run is not None:
         for name in tasks:  # another training's state is refused before the first one starts
             run.read(name)
     names = BOTH if tasks == JOINT else tasks
+    paged = data if pages is None else replace(data, train=pages)
     pctr, pcvr = _prepared(data, recipe)
     models: dict[str, Pctr | Pcvr] = {"pctr": pctr, "pcvr": pcvr}
     if start is not None:
@@ -103,7 +109,7 @@ def train_models(
     history = {}
     for name in tasks:
         _seed_fit(recipe.training.seed, name, compute)
-        task = _task(name, pctr, pcvr, data, recipe, compute)
+        task = _task(name, pctr, pcvr, data, paged, recipe, compute)
         history[name] = fit(task, recipe.training, minutes, report, run=run, compute=compute)
     return Trained(
         pctr.eval() if "pctr" in names else None,
@@ -113,13 +119,19 @@ def train_models(
 
 
 def _task(
-    name: str, pctr: Pctr, pcvr: Pcvr, data: TrainingSet, recipe: Recipe, compute: Compute
+    name: str,
+    pctr: Pctr,
+    pcvr: Pcvr,
+    data: TrainingSet,
+    paged: TrainingSet,
+    recipe: Recipe,
+    compute: Compute,
 ) -> Task[Any, Any]:
     if name == "pctr":
         return click_task(pctr, data, recipe, prior_of(data, recipe), compute)
     if name == "pcvr":
-        return conversion_task(pcvr, data, recipe.training, compute)
-    parts = [_task(part, pctr, pcvr, data, recipe, compute) for part in BOTH]
+        return conversion_task(pcvr, paged, recipe.training, compute)
+    parts = [_task(part, pctr, pcvr, data, paged, recipe, compute) for part in BOTH]
     return joint_task(*parts, seed=recipe.training.seed)
 
 

@@ -1,4 +1,4 @@
-"""What is compared: rows of FinTRec table 3, and ablations of decisions of our own."""
+"""What is compared: rows of FinTRec table 3, our own decisions, more training and larger models."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -73,6 +73,21 @@ def calibrated(name: str) -> str:
     return f"{row}_calibrated-{seed}"
 
 
+def clicks_of(name: str) -> str:
+    """Name of the click predictions of a cell that is judged on conversions and trains both."""
+    return f"clicks_{name}"
+
+
+def predictions(row: Row, rows: tuple[Row, ...], seeds: tuple[int, ...]) -> dict[str, str]:
+    """The cells that predict a row, and what its predictions are called in each, seed by seed."""
+    if row.kind == "waits":
+        return {}
+    own = next(other for other in rows if other.name == row.of) if row.of else row
+    name = own.name if row.kind == "same" else row.name
+    cells = dict.fromkeys(Cell(own, seed).name for seed in seeds)
+    return {cell: name + cell.removeprefix(own.name) for cell in cells}
+
+
 TABLE3: Final = (
     Row("base_rates", "each item's base rate", "rates"),
     Row("neighbours", "recency-weighted item-kNN", "neighbours"),
@@ -135,6 +150,14 @@ ABLATIONS: Final = (
         "clicks_learned_time", "learned time vector", "model", "pctr", {"time_encoding": "learned"}
     ),
     Row("clicks_no_time", "no time", "model", "pctr", {"time_encoding": "none"}),
+    Row("clicks_joint", "both models in one training", "beside", "pctr", of="joint"),
+    Row(
+        "clicks_shared_trunk",
+        "both models in one training, on one trunk",
+        "beside",
+        "pctr",
+        of="shared_trunk",
+    ),
     Row("fintrec", "default: mean pooled, F_d added, product", "model"),
     Row("last_pooling", "last two pooled", "model", changes={"pooling": "last_two"}),
     Row("concat", "F_d concatenated and projected", "model", changes={"dynamic_fusion": "concat"}),
@@ -142,6 +165,21 @@ ABLATIONS: Final = (
     Row("without_time", "no time", "model", changes={"time_encoding": "none"}),
     Row("log_elapsed", "elapsed times on a log scale alone", "model", changes={"elapsed": "log"}),
     Row("free_items", "items not compared", "model", changes={"item_vectors": "free"}),
+    Row("joint", "both models in one training", "model", tasks=("joint",)),
+    Row(
+        "shared_trunk",
+        "both models in one training, on one trunk",
+        "model",
+        changes={"shared_trunk": True},
+        tasks=("joint",),
+    ),
+)
+
+LENGTHS: Final = (
+    Row("pages_16000", "16,000 pages", "model", changes={"train_pages": 16_000}),
+    Row("fintrec", "48,000 pages: the default", "model"),
+    Row("pages_96000", "96,000 pages", "model", changes={"train_pages": 96_000}),
+    Row("pages_all", "all pages with a label", "model", changes={"train_pages": 1_000_000}),
 )
 
 _ALL_PAGES: Final = {"train_pages": 1_000_000, "batch_size": 64, "validation_rows": 2048}
@@ -223,6 +261,7 @@ TABLES: Final[Mapping[str, tuple[Row, ...]]] = {
     "table3": TABLE3,
     "ablations": ABLATIONS,
     "large": LARGE,
+    "lengths": LENGTHS,
 }
 
 
