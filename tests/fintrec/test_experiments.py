@@ -30,7 +30,6 @@ from fintrec.experiments.setting import (
 )
 from fintrec.metrics import auroc, calibration_error, log_loss
 
-
 BY_COMMAND = ("fintrec-0", "clicks_rates")
 
 
@@ -69,7 +68,7 @@ def done(tmp_path_factory):
 
 def test_a_run_that_was_killed_goes_on_from_its_finished_cells(done):
     out, kept, built, found, _ = done
-    assert 2 <= len(kept)
+    assert len(kept) >= 2
     assert not {f"{name}.json" for name in BY_COMMAND} & kept.keys()
     for name, written in kept.items():
         assert (out / CELLS / name).stat().st_mtime_ns == written, name
