@@ -90,11 +90,6 @@ class Columns:
             mine = is_item & (action == code("action", name))
             self._of_category.append(_Events.of(group[mine], time_ms[mine]))
 
-    @property
-    def num_history(self) -> int:
-        """How many columns `history` gives."""
-        return len(self._of_user) + 2 * len(self._of_category)
-
     def item_column(self, pages: Pages) -> int | None:
         """Where the item's number stands among the columns of `counts`."""
         return self._design.item_column(pages)

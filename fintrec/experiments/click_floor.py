@@ -21,7 +21,6 @@ import numpy as np
 
 from fintrec.baselines import examples, popularity
 from fintrec.baselines.design import pages_of
-from fintrec.baselines.item_history import NAMES
 from fintrec.baselines.per_item import log_odds
 from fintrec.datasets import TrainingSet
 from fintrec.experiments import bank_data, judge
@@ -37,14 +36,13 @@ from fintrec.logistic import WEAK, corrections, regression, sigmoid
 from fintrec.metrics import auroc, losses
 from fintrec.result_files import read_cells
 
-KEPT_PAGES: Final = 50_000  # of training, of which all impressions are kept; of the others the clicks
+KEPT_PAGES: Final = 25_000  # of training, of which all impressions are kept; of the others the clicks
 _SEED: Final = 15
 BASE: Final = "base rates"
 MODEL: Final = "FinTRec"
-FEATURES: Final = "boosting, the forest's columns"
-HISTORY: Final = "boosting, with history by item and category"
-NOISELESS: Final = "the same, fitted on true probabilities"
-TOLD: Final = "the same, told the bank's fast and history parts"
+TREES: Final = "boosting"
+NOISELESS: Final = "boosting, fitted on true probabilities"
+TOLD: Final = "and told the bank's fast and history parts"
 RUNGS: Final[Mapping[str, tuple[str, ...]]] = {
     "the item": (),
     "and the place": ("place",),
@@ -197,28 +195,19 @@ def _trees(
         return np.concatenate((counts, history, own), axis=1, dtype=np.float32)
 
     mine, theirs = rows("train", truth), rows("test", asked)
-    counts = mine.shape[1] - 4 - columns.num_history - len(NAMES)
     logged = list(range(mine.shape[1] - 4))
     slot, told = mine.shape[1] - 4, list(range(mine.shape[1] - 3, mine.shape[1]))
     for has_position in (True, False):
         more = [slot] if has_position else []
-        for name, chosen in ((HISTORY, logged), (FEATURES, list(range(counts)))):
-            used = [*chosen, *more]
-            yield (
-                name,
-                has_position,
-                config.of_labels(
-                    mine[:, used], drawn.clicked, drawn.negatives_rate, item_column, theirs[:, used]
-                ),
-            )
+        used = [*logged, *more]
+        said = config.of_labels(
+            mine[:, used], drawn.clicked, drawn.negatives_rate, item_column, theirs[:, used]
+        )
+        yield TREES, has_position, said
         for name, chosen in ((NOISELESS, logged), (TOLD, logged + told)):
             used = [*chosen, *more]
             rows_NC, chance = mine[drawn.whole][:, used], truth.chance[drawn.whole]
-            yield (
-                name,
-                has_position,
-                config.of_truth(rows_NC, chance, item_column, theirs[:, used]),
-            )
+            yield name, has_position, config.of_truth(rows_NC, chance, item_column, theirs[:, used])
 
 
 def _spread(asked: Impressions) -> dict[str, float]:

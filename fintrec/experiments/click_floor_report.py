@@ -25,9 +25,9 @@ _EMPTY: Final = ["", "", ""]
 
 def markdown(result: Mapping[str, Any]) -> str:
     """The section: predictors without and with the position, and the tendency of pages."""
-    from fintrec.experiments.click_floor import BASE, FEATURES, HISTORY, MODEL, NOISELESS, RUNGS, TOLD
+    from fintrec.experiments.click_floor import BASE, MODEL, NOISELESS, RUNGS, TOLD, TREES
 
-    honest = (BASE, MODEL, FEATURES, HISTORY)
+    honest = (BASE, MODEL, TREES)
     first = [*_rows(result, honest, "learnt from labels")]
     first += _rows(result, (NOISELESS, TOLD), "learnt from the truth")
     first += _rows(result, RUNGS, "known exactly")

@@ -25,8 +25,8 @@ _LARGEST: Final = 0.999  # of a probability that a log link gave
 class ClickTrees:
     """Sizes of the trees, chosen beforehand; the number of trees by a tenth of the examples."""
 
-    max_trees: int = 250
-    learning_rate: float = 0.06
+    max_trees: int = 200
+    learning_rate: float = 0.08
     num_leaves: int = 15
     min_leaf: int = 200
     l2: float = 10.0
