@@ -29,14 +29,23 @@ from fintrec.experiments.click_trees import ClickTrees
 from fintrec.experiments.click_truth import Impressions, Tendency, impressions, knowing, tendency
 from fintrec.experiments.hidden_truth import BoolArray, FloatArray, IntArray, Truth
 from fintrec.experiments.rows import TABLES, Cell
-from fintrec.experiments.setting import CELLS, DATASET, LOG, cell_path, predictions_path, read_setting
+from fintrec.experiments.setting import (
+    CELLS,
+    DATASET,
+    LOG,
+    cell_path,
+    predictions_path,
+    read_setting,
+)
 from fintrec.exposure import exposure_prior
 from fintrec.intervals import user_sums
 from fintrec.logistic import WEAK, corrections, regression, sigmoid
 from fintrec.metrics import auroc, losses
 from fintrec.result_files import read_cells
 
-KEPT_PAGES: Final = 25_000  # of training, of which all impressions are kept; of the others the clicks
+KEPT_PAGES: Final = (
+    25_000  # of training, of which all impressions are kept; of the others the clicks
+)
 _SEED: Final = 15
 BASE: Final = "base rates"
 MODEL: Final = "FinTRec"
@@ -125,7 +134,13 @@ def measure(
 def position_offsets(base_N: FloatArray, shown: Impressions) -> FloatArray:
     """Offsets of the log odds of a click by position above some log odds, of labels, (positions,)."""
     offset, _ = corrections(
-        base_N, shown.clicked.astype(np.float64), shown.slot, int(shown.slot.max()) + 1, 10.0, 0, 0.1
+        base_N,
+        shown.clicked.astype(np.float64),
+        shown.slot,
+        int(shown.slot.max()) + 1,
+        10.0,
+        0,
+        0.1,
     )
     return offset
 

@@ -50,9 +50,7 @@ class Impressions:
         return np.asarray(self.parts_PN[[PARTS.index(name) for name in names]].sum(axis=0))
 
 
-def impressions(
-    known: Truth, decisions: Decisions, page: IntArray, slot: IntArray
-) -> Impressions:
+def impressions(known: Truth, decisions: Decisions, page: IntArray, slot: IntArray) -> Impressions:
     """The truth of what slots of pages showed; ValueError where the log never showed it."""
     shown = known.exposures(decisions, page, slot)
     catalogue, people = known.log.catalogue, known.log.people
@@ -110,9 +108,7 @@ class Tendency:
     variance: dict[str, float]
 
 
-def tendency(
-    known: Truth, decisions: Decisions, pages: IntArray, share_BK: FloatArray
-) -> Tendency:
+def tendency(known: Truth, decisions: Decisions, pages: IntArray, share_BK: FloatArray) -> Tendency:
     """The tendency of users at pages to click; `share_BK` is how often each item is shown there."""
     user, time_ms = known.person(decisions.user[pages]), decisions.time_ms[pages]
     catalogue = known.log.catalogue
