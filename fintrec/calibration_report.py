@@ -24,8 +24,7 @@ from fintrec.calibration import DECIMALS, Calibration, conversion_probabilities
 from fintrec.calibration_choice import Impressions
 from fintrec.checkpoint import Checkpoint, code_version
 from fintrec.datasets import TrainingSet
-from fintrec.evaluation import Scored, impressions, score
-from fintrec.learning.tasks import sampled
+from fintrec.evaluation import Scored, Scores, impressions
 from fintrec.machine import describe
 from fintrec.metrics import (
     auroc,
@@ -113,16 +112,21 @@ def of_conversions(
 
 
 def write(
-    directory: Path, checkpoint: Checkpoint, data: TrainingSet, source: str = ""
+    directory: Path,
+    checkpoint: Checkpoint,
+    data: TrainingSet,
+    source: str = "",
+    scores: Scores | None = None,
 ) -> dict[str, Any]:
-    """Score test pages and write the report's files; returns what `reliability.json` holds.
+    """Judge test pages and write the report's files; returns what `reliability.json` holds.
 
-    Pages are drawn by the recipe's seed, at most `PAGES` and the recipe's `evaluation_rows`.
+    Pages are drawn by the recipe's seed, at most `PAGES` and the recipe's `evaluation_rows`; those
+    that `scores` of the checkpoint on this data has are not scored again.
     `source` names the data in titles. A checkpoint with one model has that model's part alone.
     """
     training = checkpoint.recipe.training
-    pages = sampled(data.test, min(PAGES, training.evaluation_rows), training.seed)
-    scored = score(checkpoint.pctr, checkpoint.pcvr, data, data.test, pages)
+    scores = scores or Scores(checkpoint.pctr, checkpoint.pcvr, data)
+    scored = scores.of("test", min(PAGES, training.evaluation_rows), training.seed)
     report: dict[str, Any] = {
         "machine": describe(),
         "code": code_version(),

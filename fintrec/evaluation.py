@@ -15,6 +15,7 @@ from fintrec.calibration import Calibration, click_level, conversion_probabiliti
 from fintrec.calibration_choice import Impressions
 from fintrec.datasets import Decisions, TrainingSet
 from fintrec.exposure import ExposurePrior
+from fintrec.learning.tasks import sampled
 from fintrec.metrics import (
     auroc,
     brier,
@@ -46,7 +47,7 @@ class Scored(NamedTuple):
 def score(
     pctr: Pctr | None, pcvr: Pcvr | None, data: TrainingSet, decisions: Decisions, pages: IntArray
 ) -> Scored:
-    """Score pages with the models there are, as they are served."""
+    """Score pages with the models there are, as they are served, each on the device it is on."""
     parts = []
     for chosen, batch in conversion_batches(data, decisions, pages, _BATCH, None):
         history, page = batch[:3], batch[3:5]
@@ -70,8 +71,31 @@ def _logits(
 ) -> Logits:
     if model is None:
         return np.zeros((len(page[0]), 0), np.float32)
-    logits: Logits = model.eval()(*history, *page).numpy()
+    device = next(model.parameters()).device
+    placed = (part.to(device) for part in (*history, *page))
+    logits: Logits = model.eval()(*placed).cpu().numpy()
     return logits
+
+
+class Scores:
+    """A version's models on drawn pages of a data set's periods; no draw is scored twice.
+
+    Metrics, calibration report and card judge one checkpoint one after the other, mostly on the
+    same pages, and scoring is most of what that costs.
+    """
+
+    def __init__(self, pctr: Pctr | None, pcvr: Pcvr | None, data: TrainingSet) -> None:
+        self._pctr, self._pcvr, self._data = pctr, pcvr, data
+        self._found: dict[tuple[str, bytes], Scored] = {}
+
+    def of(self, period: str, limit: int, seed: int) -> Scored:
+        """At most `limit` pages of a period (one of PERIODS), drawn by `seed` as `sampled` does."""
+        decisions: Decisions = getattr(self._data, period)
+        pages = sampled(decisions, limit, seed)
+        key = period, pages.tobytes()
+        if key not in self._found:
+            self._found[key] = score(self._pctr, self._pcvr, self._data, decisions, pages)
+        return self._found[key]
 
 
 def impressions(scored: Scored, decisions: Decisions) -> Impressions:
@@ -107,8 +131,8 @@ def evaluate(
         "conversions": int(scored.converted[scored.known].sum()),
     }
     if len(target) and scored.pctr_logits.size:
-        shares = prior.rows(decisions.request[scored.pages[row]])
-        level = click_level(scored.pctr_logits[row] + shares)
+        request_LR = torch.from_numpy(decisions.request[scored.pages[row]])
+        level = click_level(scored.pctr_logits[row] + prior.rows(request_LR).numpy())
         found["pctr_next_item_log_loss"] = float(-level[np.arange(len(target)), target].mean())
         for k in (1, 5):
             found[f"pctr_recall_at_{k}"] = recall_at(level, target, k)

@@ -25,13 +25,12 @@ from fintrec.card_text import card_text
 from fintrec.checkpoint import Checkpoint
 from fintrec.code_version import code_version
 from fintrec.datasets import PERIODS, Decisions, TrainingSet
-from fintrec.evaluation import Scored, score
+from fintrec.evaluation import Scored, Scores
 from fintrec.exposure import exposure_prior, no_prior
 from fintrec.fairness import AGE, MIN_POSITIVES, MIN_USERS, groups_of, slices
 from fintrec.intervals import user_sums
 from fintrec.judged import Judged
 from fintrec.learning import fingerprint
-from fintrec.learning.tasks import sampled
 from fintrec.machine import describe, peak_memory_bytes
 from fintrec.manifest import file_sha256
 
@@ -43,13 +42,19 @@ IntArray = npt.NDArray[np.int64]
 
 
 def write(
-    directory: Path, checkpoint: Checkpoint, data: TrainingSet, source: Path | None = None
+    directory: Path,
+    checkpoint: Checkpoint,
+    data: TrainingSet,
+    source: Path | None = None,
+    scores: Scores | None = None,
 ) -> dict[str, Any]:
     """Judge a checkpoint saved in `directory` on its own data, write its card and return it.
 
-    `source` is the LOG_DIR or DATASET_DIR that `data` came from, if it came from one.
+    `source` is the LOG_DIR or DATASET_DIR that `data` came from, if it came from one. Pages that
+    `scores` of the checkpoint on this data has are not scored again.
     """
-    parts = {name: _judge(checkpoint, data, name) for name in PERIODS[1:]}
+    scores = scores or Scores(checkpoint.pctr, checkpoint.pcvr, data)
+    parts = {name: _judge(checkpoint, data, name, scores) for name in PERIODS[1:]}
     test = parts["test"]
     _write_sums(directory, test, data)
     groups = groups_of(data, data.test, source)
@@ -104,10 +109,9 @@ class _Part:
         self.metrics: dict[str, Any] = {}
 
 
-def _judge(checkpoint: Checkpoint, data: TrainingSet, period: str) -> _Part:
+def _judge(checkpoint: Checkpoint, data: TrainingSet, period: str, scores: Scores) -> _Part:
     config, decisions = checkpoint.recipe.training, getattr(data, period)
-    pages = sampled(decisions, min(MAX_PAGES[period], config.evaluation_rows), PAGES_SEED)
-    scored = score(checkpoint.pctr, checkpoint.pcvr, data, decisions, pages)
+    scored = scores.of(period, min(MAX_PAGES[period], config.evaluation_rows), PAGES_SEED)
     part = _Part(_counts(scored, decisions, data))
     if checkpoint.pctr is not None and checkpoint.calibration is not None:
         part.rows["pctr"] = judged.judged_clicks(scored, decisions, checkpoint.calibration)

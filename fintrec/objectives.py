@@ -34,10 +34,14 @@ class ClickObjective(nn.Module):
     `prior` is added to the logits inside the loss (`fintrec/exposure.py`).
     """
 
+    place_P4: Tensor
+    log_shares_PK: Tensor
+
     def __init__(self, model: Pctr, prior: ExposurePrior) -> None:
         super().__init__()
         self.model = model
-        self._prior = prior
+        self.register_buffer("place_P4", prior.place_P4, persistent=False)
+        self.register_buffer("log_shares_PK", prior.log_shares_PK, persistent=False)
 
     def logits(self, batch: ClickBatch) -> Tensor:
         """(L, K): the head on the hidden state of each labelled step, without the prior."""
@@ -51,7 +55,7 @@ class ClickObjective(nn.Module):
 
     def sums(self, logits_LK: Tensor, request_LR: Tensor, target_L: Tensor) -> Tensor:
         """(1, 2): the same of logits from wherever."""
-        shares_LK = torch.from_numpy(self._prior.rows(request_LR.cpu().numpy()))
+        shares_LK = ExposurePrior(self.place_P4, self.log_shares_PK).rows(request_LR)
         total = functional.cross_entropy(
             logits_LK + shares_LK.to(logits_LK), target_L, reduction="sum"
         )

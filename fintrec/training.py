@@ -8,22 +8,22 @@ so it comes out the same whether or not the other is trained before it.
 
 import hashlib
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Final
 
 import torch
 
 from fintrec.calibration_choice import choose as choose_calibration
 from fintrec.checkpoint import Checkpoint
-from fintrec.datasets import TrainingSet
-from fintrec.evaluation import evaluate, impressions, score
+from fintrec.datasets import Decisions, TrainingSet
+from fintrec.evaluation import Scores, evaluate, impressions
 from fintrec.exposure import ExposurePrior, exposure_prior, no_prior
 from fintrec.learning.compute import CPU, Compute
 from fintrec.learning.joint import joint_task
 from fintrec.learning.loop import Progress, Report, Task, TrainingFailed, fit, silent
 from fintrec.learning.preparation import prepare
 from fintrec.learning.run_state import Run
-from fintrec.learning.tasks import NoExamples, click_task, conversion_task, sampled
+from fintrec.learning.tasks import NoExamples, click_task, conversion_task
 from fintrec.learning.warm_start import start_from
 from fintrec.models.config import Recipe
 from fintrec.models.pctr import Pctr
@@ -51,7 +51,9 @@ TASKS: Final = {"pctr": ("pctr",), "pcvr": ("pcvr",), "both": BOTH, "joint": JOI
 
 @dataclass(frozen=True, slots=True)
 class Trained:
-    """The models that were asked for, in evaluation mode, and what happened, by task."""
+    """The models that were asked for, in evaluation mode and on the device that they were trained
+    on, and what happened, by task.
+    """
 
     pctr: Pctr | None
     pcvr: Pcvr | None
@@ -67,19 +69,22 @@ def train_models(
     run: Run | None = None,
     compute: Compute = CPU,
     start: Checkpoint | None = None,
+    pages: Decisions | None = None,
 ) -> Trained:
     """Train some of the models of a version on a data set, without a calibration.
 
     `tasks` is a value of TASKS; joint makes both models in one training
     (`fintrec/learning/joint.py`), which a recipe with a shared trunk needs. `minutes` bounds each
     training. With `run` each leaves its curve there, and goes on from the state that a killed one
-    left. `start` is a checkpoint whose weights it starts with.
+    left. `start` is a checkpoint whose weights it starts with. `pages` are the training pages that
+    pCVR learns from, where they are not the data set's; the base rates stay the data set's.
 
     Raises:
         NoExamples: there is nothing to learn from.
         TrainingFailed: a loss is no longer a number, or far above that of the base rates.
         ConfigurationError: `run` or `start` is of something else.
-        ValueError: there are no such tasks, or the recipe forbids them.
+        ValueError: there are no such tasks, or the recipe forbids them; `pages` with `run`, whose
+            state does not name them.
     """
     tasks = tuple(tasks)
     if tasks not in TASKS.values():
@@ -88,10 +93,13 @@ def train_models(
         raise ValueError(f"shared_trunk: tasks={tasks} would train the trunk twice, expected joint")
     if data.vocabulary.items != data.items:
         raise ValueError("the data set's items are not its vocabulary's scored items")
+    if run is not None and pages is not None:
+        raise ValueError("a run's state names the data set alone, expected no pages beside it")
     if run is not None:
         for name in tasks:  # another training's state is refused before the first one starts
             run.read(name)
     names = BOTH if tasks == JOINT else tasks
+    paged = data if pages is None else replace(data, train=pages)
     pctr, pcvr = _prepared(data, recipe)
     models: dict[str, Pctr | Pcvr] = {"pctr": pctr, "pcvr": pcvr}
     if start is not None:
@@ -101,23 +109,29 @@ def train_models(
     history = {}
     for name in tasks:
         _seed_fit(recipe.training.seed, name, compute)
-        task = _task(name, pctr, pcvr, data, recipe, compute)
+        task = _task(name, pctr, pcvr, data, paged, recipe, compute)
         history[name] = fit(task, recipe.training, minutes, report, run=run, compute=compute)
     return Trained(
-        pctr.cpu().eval() if "pctr" in names else None,
-        pcvr.cpu().eval() if "pcvr" in names else None,
+        pctr.eval() if "pctr" in names else None,
+        pcvr.eval() if "pcvr" in names else None,
         history,
     )
 
 
 def _task(
-    name: str, pctr: Pctr, pcvr: Pcvr, data: TrainingSet, recipe: Recipe, compute: Compute
+    name: str,
+    pctr: Pctr,
+    pcvr: Pcvr,
+    data: TrainingSet,
+    paged: TrainingSet,
+    recipe: Recipe,
+    compute: Compute,
 ) -> Task[Any, Any]:
     if name == "pctr":
         return click_task(pctr, data, recipe, prior_of(data, recipe), compute)
     if name == "pcvr":
-        return conversion_task(pcvr, data, recipe.training, compute)
-    parts = [_task(part, pctr, pcvr, data, recipe, compute) for part in BOTH]
+        return conversion_task(pcvr, paged, recipe.training, compute)
+    parts = [_task(part, pctr, pcvr, data, paged, recipe, compute) for part in BOTH]
     return joint_task(*parts, seed=recipe.training.seed)
 
 
@@ -162,17 +176,23 @@ def train(
     return completed(train_models(data, recipe, tasks, minutes, report), data, recipe)
 
 
-def completed(trained: Trained, data: TrainingSet, recipe: Recipe) -> Checkpoint:
-    """The checkpoint of trained models: measured, with a calibration fitted on validation pages."""
+def completed(
+    trained: Trained, data: TrainingSet, recipe: Recipe, scores: Scores | None = None
+) -> Checkpoint:
+    """The checkpoint of trained models: measured, with a calibration fitted on validation pages.
+
+    `scores` of these models on this data are added to, for whoever judges the checkpoint next.
+    """
     pctr, pcvr, prior = trained.pctr, trained.pcvr, prior_of(data, recipe)
     limit, seed = recipe.training.evaluation_rows, recipe.training.seed
-    scored = score(pctr, pcvr, data, data.validation, sampled(data.validation, limit, seed))
+    scores = scores or Scores(pctr, pcvr, data)
+    scored = scores.of("validation", limit, seed)
     calibration = (
         None
         if pctr is None
         else choose_calibration(impressions(scored, data.validation), len(data.items), seed)
     )
-    tested = score(pctr, pcvr, data, data.test, sampled(data.test, limit, seed))
+    tested = scores.of("test", limit, seed)
     metrics = {
         "training": trained.history,
         "validation": evaluate(scored, data.validation, calibration, prior),
@@ -183,8 +203,8 @@ def completed(trained: Trained, data: TrainingSet, recipe: Recipe) -> Checkpoint
         recipe,
         data.vocabulary,
         data.content_types,
-        pctr,
-        pcvr,
+        None if pctr is None else pctr.cpu(),
+        None if pcvr is None else pcvr.cpu(),
         calibration,
         measure(data),
         metrics,

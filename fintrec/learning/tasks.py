@@ -3,7 +3,7 @@
 Every epoch's order, and its sample of pages, is drawn from a generator of (seed, epoch) alone.
 """
 
-from collections.abc import Iterable
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -74,17 +74,19 @@ def click_task(
     lengths = np.array([window.length for window in windows])
     judged = grouped(np.array([window.length for window in held_out]), config.batch_size, None)
     objective = ClickObjective(model, prior)
+    base_loss = base_rates.click_loss(objective, data, windows)
+    objective.to(compute.device)
 
     def plan(epoch: int) -> list[Places]:
         return grouped(lengths, config.batch_size, np.random.default_rng([config.seed, epoch]))
 
     def batch(places: Places) -> ClickBatch:
         chosen = [windows[place] for place in compute.group.share(places.chosen)]
-        return compute.placed(click_batch(data, data.train, chosen, places.bucket))
+        return click_batch(data, data.train, chosen, places.bucket)
 
     def held_out_batch(places: Places) -> ClickBatch:
         chosen = [held_out[place] for place in places.chosen]
-        return compute.placed(click_batch(data, data.validation, chosen, places.bucket))
+        return click_batch(data, data.validation, chosen, places.bucket)
 
     return Task(
         "pctr",
@@ -92,9 +94,9 @@ def click_task(
         compute.group.wrapped(objective),
         plan,
         batch,
-        lambda: _judge(objective, map(held_out_batch, _own(judged, compute)), compute),
+        lambda: _judge(objective, held_out_batch, judged, compute),
         _click_tokens,
-        base_rates.click_loss(objective, data, windows),
+        base_loss,
     )
 
 
@@ -133,11 +135,11 @@ def conversion_task(
         bucket, sample = planned
         share = compute.group.share
         sample = PageSample(share(sample.pages), share(sample.weight))
-        return compute.placed(conversion_batch(data, data.train, sample, bucket))
+        return conversion_batch(data, data.train, sample, bucket)
 
     def held_out_batch(places: Places) -> ConversionBatch:
         sample = PageSample(held_out[places.chosen], np.ones(len(places.chosen), np.float32))
-        return compute.placed(conversion_batch(data, data.validation, sample, places.bucket))
+        return conversion_batch(data, data.validation, sample, places.bucket)
 
     return Task(
         "pcvr",
@@ -145,7 +147,7 @@ def conversion_task(
         compute.group.wrapped(objective),
         plan,
         batch,
-        lambda: _judge(objective, map(held_out_batch, _own(judged, compute)), compute),
+        lambda: _judge(objective, held_out_batch, judged, compute),
         _conversion_tokens,
         base_rates.conversion_loss(objective, data),
     )
@@ -159,17 +161,18 @@ def _conversion_tokens(batch: ConversionBatch) -> int:
     return int((batch.times_BT > 0).sum())
 
 
-def _own(judged: list[Places], compute: Compute) -> list[Places]:
-    """The batches of a validation that this process computes."""
-    return judged[compute.group.rank :: compute.group.size]
-
-
 @torch.inference_mode()
-def _judge(objective: nn.Module, batches: Iterable[Any], compute: Compute) -> float:
-    """Mean loss over the batches of all processes."""
+def _judge(
+    objective: nn.Module,
+    encode: Callable[[Places], Any],
+    judged: list[Places],
+    compute: Compute,
+) -> float:
+    """Mean loss over the batches of all processes, each of which computes its own."""
+    own = judged[compute.group.rank :: compute.group.size]
     sums = torch.zeros(1, 2, dtype=torch.float64, device=compute.device)
-    for batch in batches:
+    for batch in compute.batches(encode, own):
         with compute.autocast():
-            sums += objective(batch)
+            sums += objective(compute.placed(batch))
     sums = compute.group.total(sums)
     return float((sums[:, 0] / sums[:, 1]).sum())
