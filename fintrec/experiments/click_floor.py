@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any, Final
 
 import numpy as np
+import torch
 
 from fintrec.baselines import examples, popularity
 from fintrec.baselines.design import pages_of
@@ -96,7 +97,8 @@ def measure(
     row, slot = np.nonzero(pages.shown >= 0)
     asked = impressions(known, data.test, pages.pages[row], slot)
     sampled = impressions(known, data.train, drawn.page, drawn.slot)
-    share_BK = np.exp(exposure_prior(data).rows(data.test.request[pages.pages]))
+    request = torch.from_numpy(data.test.request[pages.pages])
+    share_BK = exposure_prior(data).rows(request).exp().numpy()
     own = tendency(known, data.test, pages.pages, share_BK)
     fitted_on = sampled.of(np.flatnonzero(drawn.whole))
     config = trees or ClickTrees()
