@@ -43,8 +43,9 @@ def markdown(result: Mapping[str, Any]) -> str:
     lines = [
         f"Made by `{result['command']}` on {result['machine']['date'][:10]}, "
         f"{in_words(result['machine'])}, code {result['code']}. {result['impressions']:,} judged "
-        f"impressions with {result['clicks']:,} clicks; trees and rungs fitted on "
-        f"{drawn['impressions']:,} training impressions, which hold all {drawn['clicks']:,} clicks. "
+        f"impressions with {result['clicks']:,} clicks. Trees are fitted on "
+        f"{drawn['impressions']:,} training impressions, which hold all {drawn['clicks']:,} clicks, "
+        "what is fitted on the truth on those of them whose whole page is among them. "
         '"Expected" is the share below the base rates over all labels that the truth might have '
         "drawn. In brackets 95 % intervals over users.",
         "",
