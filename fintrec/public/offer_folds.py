@@ -25,6 +25,7 @@ from fintrec.public.event_log import EventLog, read_event_log
 from fintrec.public.offer_encoder import OfferSettings
 from fintrec.public.offer_training import ensemble, judged, pretrained, windows_of
 from fintrec.public.offers import (
+    BOTH,
     MODELS,
     Offers,
     baseline_probabilities,
@@ -35,7 +36,6 @@ from fintrec.public.offers import (
 from fintrec.result_files import markdown_table, write_section
 
 CUTS: Final = (0.6, 0.7, 0.8, 0.9, 1.0)
-BOTH: Final = "encoder and forest"
 _BESIDE: Final = (BOTH, "forest", "logistic", "boosting", "constant")
 
 

@@ -37,6 +37,8 @@ FEWEST_EACH: Final = 2  # accepted and refused ones of each part
 FEWEST_CASES: Final = 2  # of the test offers: with one there is nothing to resample
 GOAL_LOG_LOSS: Final = 0.6507  # of the forest, as published
 VARIANTS: Final = ("published", "purged")
+BOTH: Final = "encoder and forest"  # the mean of their log odds
+JUDGED: Final = {"encoder": "test", BOTH: "with_forest"}  # what an encoder's cell calls our models
 MODELS: Final = ("constant", "forest", "boosting", "logistic")
 FloatArray = npt.NDArray[np.float64]
 BoolArray = npt.NDArray[np.bool_]
@@ -217,6 +219,8 @@ def figures(
         "auroc": round(auroc(probability_O, offers.is_accepted_O), 4),
     }
     if forest_O is not None:
-        of_each = (losses(each_O, offers.is_accepted_O) for each_O in (probability_O, forest_O))
-        found["minus_forest"] = paired_difference(*of_each, offers.case_O).to_dict()
+        ours_O, theirs_O = (
+            losses(each, offers.is_accepted_O) for each in (probability_O, forest_O)
+        )
+        found["minus_forest"] = paired_difference(ours_O, theirs_O, offers.case_O).to_dict()
     return found
