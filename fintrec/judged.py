@@ -14,7 +14,7 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from fintrec.calibration import Calibration, click_level, conversion_probabilities
+from fintrec.calibration import Calibration, conversion_probabilities, next_click_level
 from fintrec.datasets import Decisions
 from fintrec.evaluation import Scored
 from fintrec.exposure import ExposurePrior
@@ -84,7 +84,7 @@ def next_clicks(
     row, position = np.nonzero((shown >= 0) & clicked)
     target = shown[row, position].astype(np.int64)
     request_LR = torch.from_numpy(decisions.request[scored.pages[row]])
-    level = click_level(scored.pctr_logits[row] + prior.rows(request_LR).numpy())
+    level = next_click_level(scored.pctr_logits[row], prior.rows(request_LR).numpy(), scored.link)
     own = level[np.arange(len(target)), target][:, None]
     before = np.arange(level.shape[1])[None] < target[:, None]
     rank = ((level > own) | ((level == own) & before)).sum(axis=1)

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from fintrec.batches import ClickBatch, ConversionBatch
+from fintrec.batches import ClickBatch, ConversionBatch, ImpressionBatch
 from fintrec.exposure import ExposurePrior
 from fintrec.models.pctr import Pctr
 from fintrec.models.pcvr import Pcvr
@@ -26,6 +26,13 @@ def mean_loss(sums_P2: Tensor, counts_P: Tensor | None = None) -> Tensor:
     """
     counts_P = sums_P2[:, 1] if counts_P is None else counts_P
     return (sums_P2[:, 0] / counts_P.clamp(min=1.0)).sum()
+
+
+def _step_logits(model: Pctr, batch: ClickBatch | ImpressionBatch) -> Tensor:
+    """(L, K): the head on the hidden state of each labelled step."""
+    hidden_WTD = model.encode_all(batch.tokens_WTC, batch.times_WT, batch.dynamic_WTF)
+    state_LD = hidden_WTD[batch.window_L, hidden_WTD.shape[1] - batch.from_end_L]
+    return model.head(state_LD, batch.context_LX, batch.request_LR)
 
 
 class ClickObjective(nn.Module):
@@ -44,10 +51,8 @@ class ClickObjective(nn.Module):
         self.register_buffer("log_shares_PK", prior.log_shares_PK, persistent=False)
 
     def logits(self, batch: ClickBatch) -> Tensor:
-        """(L, K): the head on the hidden state of each labelled step, without the prior."""
-        hidden_WTD = self.model.encode_all(batch.tokens_WTC, batch.times_WT, batch.dynamic_WTF)
-        state_LD = hidden_WTD[batch.window_L, hidden_WTD.shape[1] - batch.from_end_L]
-        return self.model.head(state_LD, batch.context_LX, batch.request_LR)
+        """(L, K): of each labelled step, without the prior."""
+        return _step_logits(self.model, batch)
 
     def forward(self, batch: ClickBatch) -> Tensor:
         """(1, 2): sum over the labelled steps, and how many there are."""
@@ -60,6 +65,33 @@ class ClickObjective(nn.Module):
             logits_LK + shares_LK.to(logits_LK), target_L, reduction="sum"
         )
         return torch.stack((total, total.new_tensor(float(len(target_L)))))[None]
+
+
+class ImpressionObjective(nn.Module):
+    """Binary cross entropy of every shown item, clicked or not; counts the items shown.
+
+    Not in the paper: eq. 2 learns from clicked steps alone, and its softmax cannot say that one user
+    is likelier to click on anything than another.
+    """
+
+    def __init__(self, model: Pctr) -> None:
+        super().__init__()
+        self.model = model
+
+    def forward(self, batch: ImpressionBatch) -> Tensor:
+        """(1, 2): sum over the items shown at the labelled steps, and how many there are."""
+        logits_LK = _step_logits(self.model, batch).to(torch.float32)
+        return self.sums(logits_LK, batch.shown_LS, batch.clicked_LS)
+
+    @staticmethod
+    def sums(logits_LK: Tensor, shown_LS: Tensor, clicked_LS: Tensor) -> Tensor:
+        """(1, 2): the same of logits from wherever."""
+        logits_LS = logits_LK.gather(1, shown_LS.clamp(min=0))
+        loss_LS = functional.binary_cross_entropy_with_logits(
+            logits_LS, clicked_LS.to(logits_LS), reduction="none"
+        )
+        is_shown_LS = (shown_LS >= 0).to(loss_LS)
+        return torch.stack(((loss_LS * is_shown_LS).sum(), is_shown_LS.sum()))[None]
 
 
 class ConversionObjective(nn.Module):

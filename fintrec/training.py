@@ -190,7 +190,9 @@ def completed(
     calibration = (
         None
         if pctr is None
-        else choose_calibration(impressions(scored, data.validation), len(data.items), seed)
+        else choose_calibration(
+            impressions(scored, data.validation), len(data.items), seed, link=scored.link
+        )
     )
     tested = scores.of("test", limit, seed)
     metrics = {

@@ -153,22 +153,27 @@ def recover(target: Target) -> Entry | None:
 
 
 def _change(target: Target, entry: Entry, kind: Kind, publish: Callable[[], None]) -> Entry:
-    """Publish, load and record a version; if that fails, take it back and load what was."""
+    """Publish, load and record a version; if that fails, take it back, and load what was if Triton
+    may have begun with the new one.
+    """
     begun = replace(entry, action=promotions.BEGIN, intent=entry.action)
     promotions.append(target.repository, begun)
+    is_asked = False
     try:
         publish()
+        is_asked = True
         target.load(entry.version)
     except BaseException as failed:
-        _withdraw(target, begun, kind, str(failed) or type(failed).__name__)
+        _withdraw(target, begun, kind, str(failed) or type(failed).__name__, loads=is_asked)
         raise
     return promotions.append(target.repository, replace(entry, at_ms=target.now_ms()))
 
 
-def _withdraw(target: Target, begun: Entry, kind: Kind, reason: str) -> Entry:
+def _withdraw(target: Target, begun: Entry, kind: Kind, reason: str, loads: bool = True) -> Entry:
+    """Take a version out of the repository; with `loads` Triton, too, is to know only the others."""
     withdraw(target.repository, begun.version, kind)
     left = versions(target.repository)
-    if left:
+    if left and loads:
         try:
             target.load(left[-1])
         except ModelUnavailable as silent:

@@ -172,7 +172,8 @@ def _model(setting: Setting, data: TrainingSet, pages: Judged, cell: Cell, perio
     found = {}
     if pctr is not None:
         name = cell.name if cell.row.task == "pctr" else clicks_of(cell.name)
-        calibration = choose(impressions(held, data.validation), len(data.items), cell.seed)
+        shown = impressions(held, data.validation)
+        calibration = choose(shown, len(data.items), cell.seed, link=held.link)
         found[name] = calibration.apply(scored.pctr_logits)[order]
     if pcvr is not None:
         found[cell.name] = conversion_probabilities(scored.pcvr_logits)[order]

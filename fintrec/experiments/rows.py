@@ -140,6 +140,13 @@ ABLATIONS: Final = (
     Row("clicks_same_page", "the same page is seen", "model", "pctr", {"timestamp_mask": "upto"}),
     Row("clicks_no_prior", "eq. 2 as printed", "model", "pctr", {"exposure_prior": False}),
     Row(
+        "clicks_each",
+        "each shown item, clicked or not, in place of eq. 2",
+        "model",
+        "pctr",
+        {"click_link": "sigmoid"},
+    ),
+    Row(
         "clicks_concat",
         "F_d concatenated and projected",
         "model",

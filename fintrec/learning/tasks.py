@@ -15,14 +15,18 @@ from features.errors import FintrecError
 from fintrec.batches import (
     ClickBatch,
     ConversionBatch,
+    ImpressionBatch,
     PageSample,
     Places,
+    Window,
     click_batch,
     click_windows,
     conversion_batch,
     converting_pages,
     grouped,
     history_lengths,
+    impression_batch,
+    impression_windows,
     sample_pages,
 )
 from fintrec.datasets import Decisions, TrainingSet, label_known
@@ -33,7 +37,7 @@ from fintrec.learning.loop import Task
 from fintrec.models.config import Recipe, TrainingConfig
 from fintrec.models.pctr import Pctr
 from fintrec.models.pcvr import Pcvr
-from fintrec.objectives import ClickObjective, ConversionObjective
+from fintrec.objectives import ClickObjective, ConversionObjective, ImpressionObjective
 
 IntArray = npt.NDArray[np.int64]
 
@@ -56,12 +60,19 @@ def click_task(
     recipe: Recipe,
     prior: ExposurePrior,
     compute: Compute = CPU,
-) -> Task[Places, ClickBatch]:
-    """pCTR on every clicked step of the training pages; NoExamples without clicks."""
+) -> Task[Places, Any]:
+    """pCTR on every clicked step of the training pages, or with a sigmoid link on every page that
+    shows an item; NoExamples without clicks.
+    """
     config = recipe.training
     stride = min(config.label_stride, recipe.model.window // 2)
-    windows = click_windows(data, data.train, stride)
-    held_out = click_windows(data, data.validation, stride)
+    of_each = model.link == "sigmoid"
+    find: Callable[..., list[Window]] = impression_windows if of_each else click_windows
+    encode: Callable[..., Any] = impression_batch if of_each else click_batch
+    windows, held_out = (
+        find(data, decisions, stride) if decisions.clicked.any() else []
+        for decisions in (data.train, data.validation)
+    )
     if not windows or not held_out:
         raise NoExamples(
             f"pCTR needs clicks: training has {len(windows)} windows with one, "
@@ -73,20 +84,24 @@ def click_task(
         held_out = [held_out[place] for place in sorted(chosen.tolist())]
     lengths = np.array([window.length for window in windows])
     judged = grouped(np.array([window.length for window in held_out]), config.batch_size, None)
-    objective = ClickObjective(model, prior)
-    base_loss = base_rates.click_loss(objective, data, windows)
+    objective: nn.Module
+    if of_each:
+        objective, base_loss = ImpressionObjective(model), base_rates.impression_loss(data)
+    else:
+        objective = ClickObjective(model, prior)
+        base_loss = base_rates.click_loss(objective, data, windows)
     objective.to(compute.device)
 
     def plan(epoch: int) -> list[Places]:
         return grouped(lengths, config.batch_size, np.random.default_rng([config.seed, epoch]))
 
-    def batch(places: Places) -> ClickBatch:
+    def batch(places: Places) -> Any:
         chosen = [windows[place] for place in compute.group.share(places.chosen)]
-        return click_batch(data, data.train, chosen, places.bucket)
+        return encode(data, data.train, chosen, places.bucket)
 
-    def held_out_batch(places: Places) -> ClickBatch:
+    def held_out_batch(places: Places) -> Any:
         chosen = [held_out[place] for place in places.chosen]
-        return click_batch(data, data.validation, chosen, places.bucket)
+        return encode(data, data.validation, chosen, places.bucket)
 
     return Task(
         "pctr",
@@ -153,7 +168,7 @@ def conversion_task(
     )
 
 
-def _click_tokens(batch: ClickBatch) -> int:
+def _click_tokens(batch: ClickBatch | ImpressionBatch) -> int:
     return int((batch.times_WT > 0).sum())
 
 

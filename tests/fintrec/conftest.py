@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 import torch
 
+from fintrec import calibration_report
 from fintrec.bank.simulate import BankSize, simulate
 
 END_MS = 1_795_900_000_123
@@ -26,3 +27,13 @@ def one_thread() -> Iterator[None]:
     torch.set_num_threads(1)
     yield
     torch.set_num_threads(threads)
+
+
+@pytest.fixture(scope="module")
+def without_pictures() -> Iterator[None]:
+    """`fintrec train` without its diagrams, half of what it costs on a small log. For modules where
+    nothing looks at them; `test_reliability.py` and the verb's own tests do.
+    """
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr(calibration_report, "draw", lambda *_: None)
+        yield

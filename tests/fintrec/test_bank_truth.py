@@ -16,6 +16,8 @@ from fintrec.bank.simulate import BankSize, simulate
 from fintrec.commands.train import train
 from fintrec.datasets import DatasetConfig, build_training_set
 
+pytestmark = pytest.mark.usefixtures("without_pictures")
+
 END_MS = 1_795_900_000_123
 SIZE = BankSize("test", 60, 24)  # the log of `bank_log`
 SEED = 7

@@ -16,6 +16,8 @@ from fintrec.dataset.files import TABLES, DatasetError, read_manifest, shard_pat
 from fintrec.datasets import load_training_set
 from fintrec.training import NoExamples
 
+pytestmark = pytest.mark.usefixtures("without_pictures")
+
 
 def ran(command, *arguments, code=0):
     result = CliRunner().invoke(command, [str(argument) for argument in arguments])

@@ -25,6 +25,8 @@ from fintrec.models.config import TrainingConfig
 from tests.fintrec.carded import write_carded
 from tests.fintrec.tiny import training_set
 
+pytestmark = pytest.mark.usefixtures("without_pictures")
+
 END_MS = 1_795_900_000_123
 AS_BEFORE = ["--set", "evaluation_rows=300", "--seed", "5"]
 SMALL = ["--epochs", "1", "--set", "d_model=16", "--set", "num_layers=1"]

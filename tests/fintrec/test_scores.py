@@ -64,9 +64,8 @@ def test_a_draw_is_scored_once_and_as_it_would_be_alone(data) -> None:
 
 
 def test_what_follows_a_training_scores_a_page_once_and_writes_what_each_part_does_alone(
-    data, tmp_path, monkeypatch
+    data, tmp_path, without_pictures
 ) -> None:
-    monkeypatch.setattr(calibration_report, "draw", lambda *_: None)  # pictures take seconds
     training = TrainingConfig(seed=model_card.PAGES_SEED, evaluation_rows=40)
     recipe = Recipe(name="small", model=config(), training=training)
     counted = Counted()

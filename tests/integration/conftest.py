@@ -53,7 +53,7 @@ WORKER_ENVIRONMENT = {
     "FINTREC_AUDIT_ARRAYS_SHARE": "1",
     "FINTREC_REFRESH_PER_S": "50",
 }
-LAST = ("test_chaos.py", "test_model_versions.py", "test_promotion.py", "test_every_slate.py")
+LAST = ("test_chaos.py", "test_promotion.py", "test_every_slate.py")
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

@@ -1,12 +1,13 @@
 """Promotion and rollback on the real Triton, while requests flow through the real workers."""
 
+import base64
 import json
 import os
 import shutil
 import signal
 import subprocess
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -17,15 +18,19 @@ import torch
 
 from features.encoding import CONTEXT_WIDTH, REQUEST_COLUMNS, encode_histories
 from features.errors import ConfigurationError
+from features.packed import read_header
 from features.spec import DAY_MS
 from fintrec.checkpoint import load
 from fintrec.export import served_modules
 from fintrec.manifest import file_sha256, load_manifest
 from fintrec.promotions import read_ledger
 from streams.promotion import Target, promote
+from streams.topics import STATE_REFRESH
 from streams.triton import TritonModels
 from tests.fintrec.tiny import history
-from tests.integration.conftest import System, now_ms
+from tests.integration.conftest import WORKER_ENVIRONMENT, System, await_applied, now_ms
+from tests.integration.judge import STATIC
+from tests.integration.referee import Models
 from tests.integration.stream import Stream, answers
 from tests.integration.tiny_models import write_carded
 from tests.integration.wire import until
@@ -119,11 +124,15 @@ models(sys.argv[1:])
 def test_models_are_promoted_and_rolled_back_under_traffic_also_after_a_kill(
     system: System, target: Target, checkpoints: Path
 ) -> None:
-    """Loads are what costs here: each imports torch four times and warms every shape."""
+    """Loads are what costs here: each imports torch four times and warms every shape.
+
+    No request fails meanwhile, and every state is recomputed, at a bounded rate.
+    """
+    before = len(system.wire.log(STATE_REFRESH))
     base = target.served()
     assert base is not None
     of_base = served_outputs(system, base)
-    stream = Stream(system, "promoted", events_per_s=20, requests_per_s=20)
+    stream = Stream(system, "promoted", num_users=80, events_per_s=10, requests_per_s=10)
     with stream:
         stream.await_answers()
         torn = killed_promotion(system, target, checkpoints / "a")
@@ -139,13 +148,26 @@ def test_models_are_promoted_and_rolled_back_under_traffic_also_after_a_kill(
         assert target.served() == back["version"]
         assert_same(served_outputs(system, back["version"]), of_base)
         await_slates_of(system, stream, back["version"])
+        stream.await_answers()
+    system.wire.settle()
     left = [path for path in files_of(target) if f"/{torn}/" in path or ".partial" in path]
     assert not left, "the next change takes back what was torn"
     found, _ = answers(system, stream.requests)
     assert not [s for s in found.values() if "triton_unavailable" in s["flags"]]
+    # A busy machine answers some by the cheap tier, which names no model and says why.
+    assert all(s["flags"] == ["overload"] for s in found.values() if not s["models"]["pctr"])
+    served = base, promoted.version, back["version"]
     named = {slate["models"]["pctr"] for slate in found.values()} - {""}
-    assert named == {str(version) for version in (base, promoted.version, back["version"])}
+    assert named == {str(version) for version in served}
     check_evidence(system, target, stream)
+    check_who_scored(system, stream, served)
+    until(
+        "every state is of the version that is served",
+        lambda: states_of_other_models(system, back["version"]) == 0,
+        120,
+    )
+    await_applied(system, stream.users, stream.refused)
+    check_rate(system, before)
     told = [(e["action"], e["version"], e["restores"]) for e in run_verb(system, "history")]
     assert [entry for entry in told if entry[0] != "begin"] == [
         ("withdraw", torn, None),
@@ -188,6 +210,49 @@ def check_evidence(system: System, target: Target, stream: Stream) -> None:
             assert json.loads(slate)["models"]["pctr"] == str(version)
             manifest = load_manifest(target.repository, version)
             assert audit["model_artefacts"]["sha256"]["head"] == manifest.model_sha256("head")
+
+
+def check_who_scored(system: System, stream: Stream, versions: Sequence[int]) -> None:
+    """The logits of a slate are those of the version that it names, and of its audited inputs."""
+    models = {str(v): Models(system.settings.model_repository, v) for v in versions}
+    for request_id in stream.requests[::7]:
+        slate, audit_json = system.wire.answer(request_id)
+        audit = json.loads(audit_json)
+        if audit["logits_base64"] is None:
+            continue
+        named = models[json.loads(slate)["models"]["pctr"]]
+        if audit["tier"] != STATIC:
+            assert str(audit["state"]["model"]) == json.loads(slate)["models"]["pctr"]
+        inputs = base64.b64decode(audit["inputs_base64"])
+        width = 4 * named.manifest["d_model"]
+        logits = named.logits(
+            np.frombuffer(inputs[:width], np.float16),
+            np.frombuffer(inputs[width:-64], np.float16),
+            np.frombuffer(inputs[-64:], np.int64).tolist(),
+        )
+        assert base64.b64decode(audit["logits_base64"]) == b"".join(x.tobytes() for x in logits)
+
+
+def states_of_other_models(system: System, version: int) -> int:
+    """States in the store whose hidden states are of another model, or behind."""
+    cursor, behind = 0, 0
+    while True:
+        cursor, users = system.store.scan_users(cursor, 500)
+        for packed in system.store.read_packed(users):
+            if packed is not None:
+                header = read_header(packed)
+                behind += header.model != version or header.state_version != header.version
+        if cursor == 0:
+            return behind
+
+
+def check_rate(system: System, before: int) -> None:
+    """Never more than two bursts of the configured rate in any second."""
+    times = sorted(record.time_ms for record in system.wire.log(STATE_REFRESH)[before:])
+    rate = int(WORKER_ENVIRONMENT["FINTREC_REFRESH_PER_S"])
+    assert len(times) > rate, "too few states to show a rate"
+    for first, last in zip(times, times[2 * rate :], strict=False):
+        assert last - first >= 1_000
 
 
 def test_a_checkpoint_that_must_not_be_served_changes_nothing(

@@ -53,14 +53,31 @@ def checkpoints(tmp_path_factory) -> Path:
     """Checkpoints `a`, `b`, `c`, and `bad`, whose pCTR is far too high."""
     folder = tmp_path_factory.mktemp("checkpoints")
     for seed, name in enumerate("abc"):
-        write_carded(folder / name, seed=seed)
-    write_carded(folder / "bad", b=4.0)
+        write_carded(folder / name, seed=seed, num_layers=1)
+    write_carded(folder / "bad", b=4.0, num_layers=1)
     return folder
 
 
 @pytest.fixture
 def target(tmp_path: Path) -> Played:
     return Played(tmp_path / "models")
+
+
+@pytest.fixture(scope="module")
+def with_a(checkpoints, tmp_path_factory) -> Path:
+    """A folder with a repository whose version 1 is the promoted checkpoint `a`, and its ledger."""
+    repository = tmp_path_factory.mktemp("with_a") / "models"
+    assert promote(Played(repository), checkpoints / "a").version == 1
+    return repository.parent
+
+
+@pytest.fixture
+def serving(with_a, tmp_path: Path) -> Played:
+    """A Triton that serves a copy of it."""
+    shutil.copytree(with_a, tmp_path, dirs_exist_ok=True)
+    found = Played(tmp_path / "models")
+    found.load(1)
+    return found
 
 
 def sha_of(target: Target, version: int) -> str:
@@ -113,62 +130,61 @@ def test_a_version_of_the_verb_export_can_be_returned_to(target, checkpoints) ->
 
 @pytest.mark.parametrize("failure", [ModelUnavailable("not ready"), KeyboardInterrupt()])
 def test_what_is_not_loaded_is_taken_back_and_its_number_is_not_used_again(
-    target, checkpoints, failure
+    serving, checkpoints, failure
 ) -> None:
-    promote(target, checkpoints / "a")
+    asked = []
 
     def fail(version: int) -> None:
+        asked.append(version)
         if version == 2:
             raise failure
 
     with pytest.raises(type(failure)):
-        promote(target.failing(fail), checkpoints / "b")
-    assert versions(target.repository) == [1]
-    assert target.served() == 1
-    assert not [path for path in target.repository.rglob("*") if path.name.startswith(".")]
-    assert not (target.repository / "head" / "2").exists()
-    assert promote(target.failing(None), checkpoints / "b").version == 3
-    assert told(target) == [("promote", 1, None), ("withdraw", 2, 1), ("promote", 3, 1)]
-    assert rollback(target).restores == 1
+        promote(serving.failing(fail), checkpoints / "b")
+    assert asked == [2, 1], "Triton is told to forget it"
+    assert versions(serving.repository) == [1]
+    assert serving.served() == 1
+    assert not [path for path in serving.repository.rglob("*") if path.name.startswith(".")]
+    assert not (serving.repository / "head" / "2").exists()
+    assert promote(serving.failing(None), checkpoints / "b").version == 3
+    assert told(serving) == [("promote", 1, None), ("withdraw", 2, 1), ("promote", 3, 1)]
+    assert rollback(serving).restores == 1
 
 
-def test_a_killed_promotion_is_taken_back_by_the_next(target, checkpoints, monkeypatch) -> None:
-    promote(target, checkpoints / "a")
-    killed_while_loading(target, checkpoints / "b", monkeypatch)
-    assert versions(target.repository) == [1, 2]
-    assert target.served() == 1
-    assert promote(target.failing(None), checkpoints / "c").version == 3
-    assert versions(target.repository) == [1, 3]
-    assert told(target)[1] == ("withdraw", 2, 1)
+def test_a_killed_promotion_is_taken_back_by_the_next(serving, checkpoints, monkeypatch) -> None:
+    killed_while_loading(serving, checkpoints / "b", monkeypatch)
+    assert versions(serving.repository) == [1, 2]
+    assert serving.served() == 1
+    assert promote(serving.failing(None), checkpoints / "c").version == 3
+    assert versions(serving.repository) == [1, 3]
+    assert told(serving)[1] == ("withdraw", 2, 1)
 
 
 def test_what_a_killed_export_left_is_gone_after_the_next_promotion(
-    target, checkpoints, monkeypatch
+    serving, checkpoints, monkeypatch
 ) -> None:
-    promote(target, checkpoints / "a")
-    killed_while_loading(target, checkpoints / "b", monkeypatch)
+    killed_while_loading(serving, checkpoints / "b", monkeypatch)
     for name in ("encode", "head"):  # as when it died between moving two folders to their places
-        (target.repository / name / "2").rename(target.repository / name / ".2.partial")
-    assert versions(target.repository) == [1]
-    assert promote(target.failing(None), checkpoints / "c").version == 3
-    left = {path.name for name in SERVED for path in (target.repository / name).iterdir()}
+        (serving.repository / name / "2").rename(serving.repository / name / ".2.partial")
+    assert versions(serving.repository) == [1]
+    assert promote(serving.failing(None), checkpoints / "c").version == 3
+    left = {path.name for name in SERVED for path in (serving.repository / name).iterdir()}
     assert left == {"1", "3", "config.pbtxt"}
 
 
 def test_a_promotion_killed_after_it_was_served_is_recorded_as_done(
-    target, checkpoints, monkeypatch
+    serving, checkpoints, monkeypatch
 ) -> None:
-    promote(target, checkpoints / "a")
-    killed_while_loading(target, checkpoints / "b", monkeypatch)
-    target.failing(None).load(2)  # Triton had gone on with it
-    assert rollback(target).restores == 1
-    assert told(target) == [("promote", 1, None), ("promote", 2, 1), ("rollback", 3, 2)]
+    killed_while_loading(serving, checkpoints / "b", monkeypatch)
+    serving.failing(None).load(2)  # Triton had gone on with it
+    assert rollback(serving).restores == 1
+    assert told(serving) == [("promote", 1, None), ("promote", 2, 1), ("rollback", 3, 2)]
 
 
 def killed_while_loading(target: Played, checkpoint: Path, monkeypatch) -> None:
     """As after kill -9: nothing that follows the load is done."""
 
-    def killed(*_: object) -> None:
+    def killed(*_: object, **__: object) -> None:
         raise SystemExit
 
     with monkeypatch.context() as dying:
@@ -178,18 +194,19 @@ def killed_while_loading(target: Played, checkpoint: Path, monkeypatch) -> None:
 
 
 def test_an_export_that_differs_from_its_checkpoint_is_never_loaded(
-    target, checkpoints, monkeypatch
+    serving, checkpoints, monkeypatch
 ) -> None:
-    promote(target, checkpoints / "a")
-    foreign = target.repository / "encode/1/model.pt"
+    foreign = serving.repository / "encode/1/model.pt"
 
     def other_models(path: Path):
         return load_script(foreign if path.parent.parent.name == "encode" else path)
 
     monkeypatch.setattr("fintrec.export_parity.load_script", other_models)
+    asked: list[int] = []
     with pytest.raises(ConfigurationError, match="differs from its checkpoint by"):
-        promote(target, checkpoints / "b")
-    assert (versions(target.repository), target.served()) == ([1], 1)
+        promote(serving.failing(asked.append), checkpoints / "b")
+    assert not asked, "nor is what is served loaded anew"
+    assert (versions(serving.repository), serving.served()) == ([1], 1)
 
 
 def test_the_gate_refuses_what_is_worse_beyond_chance_unless_forced(target, checkpoints) -> None:
@@ -203,11 +220,10 @@ def test_the_gate_refuses_what_is_worse_beyond_chance_unless_forced(target, chec
     assert entry.note == "gate against version 2 on the same test pages: passed"
 
 
-def test_a_served_version_without_a_card_cannot_be_a_gate(target, checkpoints) -> None:
-    promote(target, checkpoints / "a")
-    (target.repository / "encode/1/card.json").unlink()
+def test_a_served_version_without_a_card_cannot_be_a_gate(serving, checkpoints) -> None:
+    (serving.repository / "encode/1/card.json").unlink()
     with pytest.raises(PromotionRefused, match="served without a card"):
-        promote(target, checkpoints / "b", is_gated=True)
+        promote(serving, checkpoints / "b", is_gated=True)
 
 
 @pytest.mark.parametrize(
@@ -222,15 +238,14 @@ def test_a_served_version_without_a_card_cannot_be_a_gate(target, checkpoints) -
     ],
 )
 def test_a_checkpoint_that_must_not_be_served_is_refused(
-    target, checkpoints, tmp_path, spoil, says
+    serving, checkpoints, tmp_path, spoil, says
 ) -> None:
-    promote(target, checkpoints / "a")
     shutil.copytree(checkpoints / "b", tmp_path / "spoilt")
     spoil(tmp_path / "spoilt")
     with pytest.raises(FintrecError, match=says):
-        promote(target, tmp_path / "spoilt")
-    assert (versions(target.repository), target.served()) == ([1], 1)
-    assert told(target) == [("promote", 1, None)]
+        promote(serving, tmp_path / "spoilt")
+    assert (versions(serving.repository), serving.served()) == ([1], 1)
+    assert told(serving) == [("promote", 1, None)]
 
 
 def change(folder: Path, **changes: object) -> None:
@@ -256,9 +271,8 @@ def bind_card(folder: Path) -> None:
 
 
 def test_models_whose_outputs_are_no_numbers_are_never_served(
-    target, checkpoints, tmp_path
+    serving, checkpoints, tmp_path
 ) -> None:
-    promote(target, checkpoints / "a")
     broken = tmp_path / "broken"
     shutil.copytree(checkpoints / "b", broken)
     found = load(broken)
@@ -268,30 +282,28 @@ def test_models_whose_outputs_are_no_numbers_are_never_served(
     save(found, broken)
     bind_card(broken)
     with pytest.raises(ConfigurationError, match="not finite, expected numbers"):
-        promote(target, broken)
-    assert (versions(target.repository), target.served()) == ([1], 1)
-    assert not [path for path in target.repository.rglob("*") if path.name.startswith(".")]
+        promote(serving, broken)
+    assert (versions(serving.repository), serving.served()) == ([1], 1)
+    assert not [path for path in serving.repository.rglob("*") if path.name.startswith(".")]
 
 
-def test_the_served_checkpoint_is_not_promoted_a_second_time(target, checkpoints) -> None:
-    promote(target, checkpoints / "a")
+def test_the_served_checkpoint_is_not_promoted_a_second_time(serving, checkpoints) -> None:
     with pytest.raises(PromotionRefused, match="is served already, as version 1"):
-        promote(target, checkpoints / "a")
-    assert promote(target, checkpoints / "a", kind="gpu").version == 2, "for another machine"
-    assert promote(target, checkpoints / "b").version == 3
-    assert rollback(target).restores == 2
+        promote(serving, checkpoints / "a")
+    assert promote(serving, checkpoints / "a", kind="gpu").version == 2, "for another machine"
+    assert promote(serving, checkpoints / "b").version == 3
+    assert rollback(serving).restores == 2
     with pytest.raises(PromotionRefused, match="is served already, as version 4"):
-        promote(target, checkpoints / "a")
+        promote(serving, checkpoints / "a")
 
 
-def test_artefacts_that_are_gone_cannot_be_restored(target, checkpoints) -> None:
-    promote(target, checkpoints / "a")
-    promote(target, checkpoints / "b")
-    with (target.repository / "head/1/model.pt").open("ab") as file:
+def test_artefacts_that_are_gone_cannot_be_restored(serving, checkpoints) -> None:
+    promote(serving, checkpoints / "b")
+    with (serving.repository / "head/1/model.pt").open("ab") as file:
         file.write(b"x")
     with pytest.raises(ConfigurationError, match="SHA-256 differs"):
-        rollback(target)
-    assert (versions(target.repository), target.served()) == ([1, 2], 2)
+        rollback(serving)
+    assert (versions(serving.repository), serving.served()) == ([1, 2], 2)
 
 
 def called(*arguments: str) -> str:
