@@ -23,10 +23,11 @@ import orjson
 import psutil
 from rich.console import Console
 
-from bench import report
 from bench.machine import describe
+from bench.pages import markdown_option
 from fintrec.bank.simulate import BankSize, simulate
 from fintrec.datasets import ENGINES, read_manifest
+from fintrec.result_files import markdown_table, write_section
 
 FACTOR: Final = 10
 END_MS: Final = 1_795_564_800_000  # 2026-11-25
@@ -156,11 +157,11 @@ def section(data: Mapping[str, Any]) -> str:
         "all cores; the local engine is one process. Rows a second depend on what else the "
         "machine does, CPU time hardly.",
         "",
-        *report.markdown_table(_COLUMNS, rows_of(runs)),
+        *markdown_table(_COLUMNS, rows_of(runs)),
         "",
         "The log ten times as large by the smaller one, time per row:",
         "",
-        *report.markdown_table(names, goals),
+        *markdown_table(names, goals),
         "",
         "The smaller log has as many files (one a topic and day, three years of them) with a tenth "
         "of the rows in each, so its rows cost more. Memory is bounded by a shard: below a million "
@@ -173,11 +174,7 @@ def section(data: Mapping[str, Any]) -> str:
 @click.option("--users", default=400, show_default=True, type=click.IntRange(10))
 @click.option("--repeats", default=3, show_default=True, type=click.IntRange(1))
 @click.option("--engine", "engines", multiple=True, type=click.Choice(ENGINES), default=ENGINES)
-@click.option(
-    "--markdown",
-    type=click.Path(dir_okay=False, path_type=Path),
-    help="File whose dataset section is written anew, e.g. docs/performance.md.",
-)
+@markdown_option("dataset")
 def main(users: int, repeats: int, engines: tuple[str, ...], markdown: Path | None) -> None:
     """Measure dataset building at two sizes a factor of ten apart."""
     command = "python -m bench.dataset " + subprocess.list2cmdline(sys.argv[1:])
@@ -196,7 +193,7 @@ def main(users: int, repeats: int, engines: tuple[str, ...], markdown: Path | No
     grown = {engine: growth(runs, engine) for engine in engines}
     data = {"command": command, "machine": machine, "runs": runs, "growth": grown}
     if markdown is not None:
-        report.write_section(markdown, "dataset", section(data))
+        write_section(markdown, "dataset", section(data))
     print(orjson.dumps(data).decode())
 
 

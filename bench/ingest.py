@@ -24,10 +24,12 @@ from rich.table import Table
 
 from bench import report
 from bench.machine import describe
+from bench.pages import markdown_option
 from bench.processes import OTHERS, Snapshot, Watched, cores
 from bench.session import SERVERS, Session, triton_parts
 from bench.traffic import Load, event_records, schedule
 from features.errors import FintrecError
+from fintrec.result_files import write_section
 from streams.clients import kafka_python_config
 from streams.commands.options import wide_console
 from streams.demo import verb
@@ -179,11 +181,7 @@ def _result(looks: list[Look]) -> dict[str, Any]:
     type=click.Path(file_okay=False, path_type=Path),
     help="Folder of ingest.json.",
 )
-@click.option(
-    "--markdown",
-    type=click.Path(dir_okay=False, path_type=Path),
-    help="File whose ingest section is written anew, e.g. docs/performance.md.",
-)
+@markdown_option("ingest")
 def main(
     events: int, users: int, partitions: int, repeats: int, out: Path, markdown: Path | None
 ) -> None:
@@ -201,7 +199,7 @@ def main(
     out.mkdir(parents=True, exist_ok=True)
     (out / "ingest.json").write_bytes(orjson.dumps(data, option=orjson.OPT_INDENT_2))
     if markdown is not None:
-        report.write_section(markdown, "ingest", report.ingest_section(data))
+        write_section(markdown, "ingest", report.ingest_section(data))
     wide_console().print(_table(runs))
     print(orjson.dumps(data).decode())
 

@@ -24,6 +24,8 @@ import orjson
 from rich.console import Console
 
 from bench.machine import describe
+from bench.pages import markdown_option
+from fintrec.result_files import markdown_table, write_section
 from streams.lake import Lake
 from streams.lake_compaction import Limits, compact_all
 from streams.settings import Settings
@@ -158,7 +160,6 @@ def growth(runs: list[dict[str, Any]]) -> dict[str, float]:
 
 def section(data: Mapping[str, Any]) -> str:
     """The section of `docs/performance.md`."""
-    from bench import report  # brings torch, which is no memory of a lake worker's
 
     machine, grown = data["machine"], data["growth"]
     return "\n".join(
@@ -170,7 +171,7 @@ def section(data: Mapping[str, Any]) -> str:
             "Sizes take turns, each run in a process of its own; medians of "
             f"{data['repeats']} repeats. `merging`: all parts into as few as the rule gives.",
             "",
-            *report.markdown_table(list(_COLUMNS), rows_of(data["runs"])),
+            *markdown_table(list(_COLUMNS), rows_of(data["runs"])),
             "",
             f"Ten times the records: {grown['seconds_growth']:.2f} times the time per row, "
             f"{grown['cpu_s_growth']:.2f} times the CPU per row, {grown['peak_mib_growth']:.2f} "
@@ -182,7 +183,7 @@ def section(data: Mapping[str, Any]) -> str:
 @click.command()
 @click.option("--records", default=100_000, show_default=True, type=click.IntRange(1000))
 @click.option("--repeats", default=3, show_default=True, type=click.IntRange(1))
-@click.option("--markdown", type=click.Path(dir_okay=False, path_type=Path))
+@markdown_option("lake")
 @click.option("--one", type=int, hidden=True)
 @click.option("--folder", type=click.Path(path_type=Path), hidden=True)
 def main(
@@ -206,9 +207,7 @@ def main(
         "growth": growth(runs),
     }
     if markdown is not None:
-        from bench import report
-
-        report.write_section(markdown, "lake", section(data))
+        write_section(markdown, "lake", section(data))
     print(orjson.dumps(data).decode())
 
 

@@ -3,15 +3,14 @@
 Repeats are summed up by their median; where it matters (p99) their range stands beside it.
 """
 
-import re
-from collections.abc import Callable, Iterable, Mapping
-from pathlib import Path
+from collections.abc import Callable, Mapping
 from typing import Any, Final
 
 import numpy as np
 from rich.table import Table
 
 from bench.measure import FINTREC, FLOOR, LATE_MS
+from fintrec.result_files import markdown_table
 
 Summary = Mapping[str, Any]
 IMAGES: Final = "images"  # folder of the plots, beside the page
@@ -187,16 +186,6 @@ _COLUMNS: Final[list[tuple[str, Callable[[Summary], str]]]] = [
 ]
 
 
-def markdown_table(names: Iterable[str], lines: Iterable[Iterable[str]]) -> list[str]:
-    """Lines of a Markdown table."""
-    head = list(names)
-    return [
-        "| " + " | ".join(head) + " |",
-        "|" + "---|" * len(head),
-        *("| " + " | ".join(line) + " |" for line in lines),
-    ]
-
-
 def serving_section(data: Mapping[str, Any]) -> str:
     """The section of `docs/performance.md`."""
     found = rows(data)
@@ -369,13 +358,3 @@ def _goals(found: list[dict[str, Any]]) -> list[str]:
     lost = sum(row["lost"] + row["doubled"] for row in found)
     judge("no slate lost or doubled", lost, 0, "")
     return markdown_table(["goal", "measured", "reached"], lines)
-
-
-def write_section(path: Path, name: str, text: str) -> None:
-    """Put a section between its marks in a Markdown file, or at its end if it has none."""
-    begin, end = f"<!-- bench:{name} -->", f"<!-- /bench:{name} -->"
-    block = f"{begin}\n{text}\n{end}"
-    old = path.read_text() if path.exists() else "# Performance\n"
-    pattern = re.compile(re.escape(begin) + ".*?" + re.escape(end), re.DOTALL)
-    new = pattern.sub(lambda _: block, old) if pattern.search(old) else f"{old}\n{block}\n"
-    path.write_text(new)

@@ -16,9 +16,11 @@ from rich.console import Console
 from bench import report
 from bench.machine import describe
 from bench.measure import FINTREC, FLOOR, Run, measure
+from bench.pages import markdown_option
 from bench.session import Session
 from bench.traffic import Load
 from features.errors import FintrecError
+from fintrec.result_files import write_section
 from streams.commands.options import wide_console
 from streams.demo import wait_until
 from streams.settings import variable_of
@@ -101,11 +103,7 @@ def _settings(
     type=click.Path(file_okay=False, path_type=Path),
     help="Folder of serving.json, every latency, and the plots if there is no --markdown.",
 )
-@click.option(
-    "--markdown",
-    type=click.Path(dir_okay=False, path_type=Path),
-    help="File whose serving section is written anew, e.g. docs/performance.md.",
-)
+@markdown_option("serving")
 def main(
     rates: list[float],
     events: float,
@@ -211,7 +209,7 @@ def _write(out: Path, data: dict[str, Any], runs: list[Run], markdown: Path | No
     plots.p99_by_rate(data, folder / "serving-p99.png")
     plots.cpu_by_process(data, folder / "serving-cpu.png")
     if markdown is not None:
-        report.write_section(markdown, "serving", report.serving_section(data))
+        write_section(markdown, "serving", report.serving_section(data))
 
 
 if __name__ == "__main__":

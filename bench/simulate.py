@@ -21,8 +21,9 @@ from typing import Any, Final
 import click
 
 from bench.machine import describe
-from bench.report import write_section
+from bench.pages import markdown_option
 from fintrec import logs
+from fintrec.result_files import write_section
 
 END: Final = "2026-11-25T00:00:00Z"
 COLUMNS: Final = (
@@ -123,11 +124,7 @@ def section(data: dict[str, Any]) -> str:
 @click.command()
 @click.option("--users", default="2500,25000", show_default=True, help="Numbers of users.")
 @click.option("--repeats", default=3, show_default=True, type=click.IntRange(1))
-@click.option(
-    "--markdown",
-    type=click.Path(dir_okay=False, path_type=Path),
-    help="File whose simulate section is written anew, e.g. docs/performance.md.",
-)
+@markdown_option("simulate")
 def main(users: str, repeats: int, markdown: Path | None) -> None:
     """Simulate banks of several sizes, in turn, and say what they took."""
     machine = describe()

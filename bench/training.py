@@ -11,8 +11,6 @@ cut off goes on, and the section is made of all that are there. The last line is
 """
 
 import json
-import subprocess
-import sys
 import tempfile
 from collections.abc import Callable, Iterable
 from dataclasses import asdict, dataclass
@@ -24,11 +22,12 @@ import click
 import torch
 from rich.console import Console
 
-from bench.report import write_section
+from bench.pages import markdown_option
 from bench.training_measure import (
     Clock,
     Row,
     clock_of,
+    encoded_ahead,
     large_product,
     padding,
     scores_against_products,
@@ -46,10 +45,10 @@ from bench.training_work import (
 from fintrec.adapters import bpic2012
 from fintrec.bank.simulate import SIZES, simulate
 from fintrec.datasets import DatasetConfig, TrainingSet, build_training_set, load_training_set
-from fintrec.learning.compute import Compute, Precision
+from fintrec.learning.compute import Compute, Precision, loader_workers_of
 from fintrec.models.config import RECIPES, Recipe
 from fintrec.public.sequence_training import DecoderRecipe
-from fintrec.result_files import ResultFolder, read_cells
+from fintrec.result_files import ResultFolder, read_cells, typed_command, write_section
 
 END_MS: Final = 1_795_564_800_000  # 2026-11-25
 PRECISIONS: Final = ("fp32", "bf16")
@@ -114,10 +113,24 @@ class Case:
     batches: int
     steps: int
     repeats: int
+    batch_size: int | None = None  # of a training step, where it is not the recipe's
 
     def name(self, kind: str) -> str:
         """The cell's name."""
-        return f"{kind}-{self.device}-{self.recipe}-{self.precision}-{self.threads}"
+        size = "" if self.batch_size is None else f"-batch{self.batch_size}"
+        return f"{kind}-{self.device}-{self.recipe}-{self.precision}-{self.threads}{size}"
+
+    def to_dict(self) -> Row:
+        """JSON form."""
+        return {name: value for name, value in asdict(self).items() if value is not None}
+
+    @property
+    def chosen(self) -> Recipe:
+        """The recipe with its batch size."""
+        found = RECIPES[self.recipe]()
+        if self.batch_size is None:
+            return found
+        return found.with_settings({"batch_size": str(self.batch_size)})
 
     @property
     def compute(self) -> Compute:
@@ -131,7 +144,7 @@ class Case:
 
     def trainer(self, work: Work) -> Trainer:
         """A trainer of a work."""
-        return Trainer(work, RECIPES[self.recipe]().training, self.compute)
+        return Trainer(work, self.chosen.training, self.compute)
 
 
 def padding_row(case: Case, what: str, work: Work) -> Row:
@@ -166,7 +179,7 @@ def _scores(case: Case, work: Work) -> Any:
 
 def product_rows(case: Case, source: Source, kind: str) -> dict[str, Any]:
     """Steps or scores of both models beside their bare products, and the peak of this device."""
-    recipe, num_items = RECIPES[case.recipe](), len(source.bank.items)
+    recipe, num_items = case.chosen, len(source.bank.items)
     peak = large_product(case.compute, case.clock, case.repeats)
     much = (case.clock, case.steps, case.repeats)
     if kind == "steps":
@@ -184,7 +197,7 @@ def product_rows(case: Case, source: Source, kind: str) -> dict[str, Any]:
 
 def profiles(case: Case, source: Source, folder: Path) -> Row:
     """The operators of a step of both models."""
-    recipe = RECIPES[case.recipe]()
+    recipe = case.chosen
     slow = recipe.model.d_model >= _WIDE and case.device == "cpu"
     num_steps = 1 if slow else _PROFILED_STEPS
     return {
@@ -197,23 +210,38 @@ def profiles(case: Case, source: Source, folder: Path) -> Row:
     }
 
 
+def loader_rows(case: Case, source: Source, num_workers: int) -> dict[str, Any]:
+    """Whole steps of both models, their batches encoded in between or ahead."""
+    return {
+        "rows": [
+            encoded_ahead(
+                work, case.trainer(work), num_workers, case.clock, 4 * case.batches, case.repeats
+            )
+            for work in training_works(_BANK, source.bank, case.chosen)
+        ]
+    }
+
+
 def run(cases: Iterable[Case], source: Source, folder: ResultFolder, profile: Path | None) -> None:
     """Measure what the folder lacks. The first case also measures the paddings."""
     for number, case in enumerate(cases):
         torch.set_num_threads(case.threads)
         where = {"bank": source.bank_size, "device_name": device_name(case.device)}
-        settings = {**asdict(case), **where}
+        settings = {**case.to_dict(), **where}
 
         def cell(name: str, compute: Callable[[], Row], settings: Row = settings) -> None:
             found = folder.cell(name, settings, compute)
             console.print(f"{name}: {found['result']}")
 
-        for what, works in (source.works(RECIPES[case.recipe]()) if not number else {}).items():
+        for what, works in (source.works(case.chosen) if not number else {}).items():
             for work in works:
                 name = f"{case.name('padding')}-{what}-{work.data}-{work.model}".replace(" ", "_")
                 cell(name, partial(padding_row, case, what, work))
         for kind in ("steps", "scores"):
             cell(case.name(kind), partial(product_rows, case, source, kind))
+        if case.device == "cuda":
+            workers = loader_workers_of(None, case.compute.device)
+            cell(case.name("loader"), partial(loader_rows, case, source, workers))
         if profile is not None and case.threads == 1:
             cell(case.name("profile"), partial(profiles, case, source, profile))
 
@@ -221,12 +249,6 @@ def run(cases: Iterable[Case], source: Source, folder: ResultFolder, profile: Pa
 def device_name(device: str) -> str:
     """What the driver calls a GPU; `CPU` for none."""
     return torch.cuda.get_device_name() if device == "cuda" else "CPU"
-
-
-def typed_command() -> str:
-    """The command line; absolute paths by their names."""
-    words = [Path(word).name if word.startswith("/") else word for word in sys.argv[1:]]
-    return "python -m bench.training " + subprocess.list2cmdline(words)
 
 
 FOLDER: Final = click.Path(exists=True, file_okay=False, path_type=Path)
@@ -240,13 +262,14 @@ FOLDER: Final = click.Path(exists=True, file_okay=False, path_type=Path)
 @click.option("--device", default="cpu", show_default=True, type=click.Choice(["cpu", "cuda"]))
 @click.option("--precision", "precisions", multiple=True, type=click.Choice(PRECISIONS))
 @click.option("--threads", default="1", show_default=True, help="Of a CPU; several by commas.")
+@click.option("--batch-size", "sizes", multiple=True, type=click.IntRange(1))
 @click.option("--batches", default=40, show_default=True, type=click.IntRange(1))
 @click.option("--steps", default=20, show_default=True, type=click.IntRange(1))
 @click.option("--repeats", default=3, show_default=True, type=click.IntRange(3))
 @click.option("--profile", type=click.Path(file_okay=False, path_type=Path))
 @click.option("--out", default=OUT, type=click.Path(file_okay=False, path_type=Path))
 @click.option("--run/--no-run", "runs", default=True, help="Measure, or only write the section.")
-@click.option("--markdown", type=click.Path(dir_okay=False, path_type=Path))
+@markdown_option("training")
 def main(
     bank_size: str,
     dataset: Path | None,
@@ -255,6 +278,7 @@ def main(
     device: str,
     precisions: tuple[Precision, ...],
     threads: str,
+    sizes: tuple[int, ...],
     batches: int,
     steps: int,
     repeats: int,
@@ -268,14 +292,15 @@ def main(
         raise click.UsageError("--device cuda: torch finds no CUDA device, expected one")
     on_gpu = device == "cuda"
     cases = [
-        Case(device, recipe, precision, int(number), batches, steps, repeats)
+        Case(device, recipe, precision, int(number), batches, steps, repeats, size)
+        for size in sizes or (None,)
         for number in threads.split(",")
         for recipe in recipes or (("paper",) if on_gpu else ("tiny_cpu", "table3", "paper"))
         for precision in precisions or (("bf16",) if on_gpu else ("fp32",))
     ]
     if runs:
         source = Source(bank_size, dataset, real_data)
-        run(cases, source, ResultFolder(out, typed_command()), profile)
+        run(cases, source, ResultFolder(out, typed_command("python -m bench.training")), profile)
     cells = read_cells(out)
     if not cells:
         raise click.UsageError(f"{out} has no finished cell: run without --no-run first")

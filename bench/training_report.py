@@ -4,12 +4,13 @@ from collections.abc import Iterable, Mapping, Sequence
 from itertools import groupby
 from typing import Any, Final
 
-from bench.report import markdown_table
 from bench.training_profile import data_sheet_tflops
 from fintrec.machine import in_words
+from fintrec.result_files import markdown_table
 
 GOAL: Final = 2.0  # bucketed by padded tokens a second
 _CASE: Final = ("model", "recipe", "precision", "device", "threads", "batch")
+KINDS: Final = ("padding", "steps", "scores", "loader", "profile")
 Row = Mapping[str, Any]
 
 
@@ -20,17 +21,30 @@ def _range(values: Sequence[float], form: str = ",.0f") -> str:
 
 def section(cells: Mapping[str, Row]) -> str:
     """The whole section, of the cells that `bench.training` wrote."""
-    kinds: dict[str, list[Row]] = {"padding": [], "steps": [], "scores": [], "profile": []}
+    kinds: dict[str, list[Row]] = {name: [] for name in KINDS}
     for name, cell in cells.items():
         kinds[name.partition("-")[0]].append(cell)
     kinds = {kind: sorted(found, key=_order) for kind, found in kinds.items()}
     parts = [_origin(cells.values())]
     for _, alike in groupby(kinds["padding"], key=_order):
         parts += _padding(list(alike))
+    if kinds["padding"]:
+        parts.append(
+            "Where windows are full there is no padding to leave out. Users of the simulated bank "
+            "have months of purchases before their first page, so theirs nearly are, and neither "
+            "buckets nor packing can reach the goal on them."
+        )
+    if any(cell["settings"]["device"] == "cuda" for cell in kinds["padding"]):
+        parts.append(
+            "On the GPU a step of these sizes takes as long as one core needs to launch its kernels "
+            "(below: kernels beside the wall), so shorter batches save nothing there; larger ones do."
+        )
     if kinds["steps"]:
         parts += _steps(kinds["steps"])
     if kinds["scores"]:
         parts += _scores(kinds["scores"])
+    if kinds["loader"]:
+        parts += _loaders(kinds["loader"])
     if kinds["profile"]:
         parts += _profiles(kinds["profile"])
     if not any(cell["settings"]["device"] == "cuda" for cell in cells.values()):
@@ -50,6 +64,7 @@ def _order(cell: Row) -> tuple[Any, ...]:
         settings["threads"],
         recipes.index(settings["recipe"]),
         settings["precision"] != "fp32",
+        settings.get("batch_size", 0),
     )
 
 
@@ -60,15 +75,23 @@ def _origin(cells: Iterable[Row]) -> str:
         f"{in_words(cell['machine'])}, torch {cell['machine']['versions']['torch']}"
         for cell in cells
     )
-    when = dict.fromkeys(
-        f"{cell['machine']['date'][:10]}, commit {cell['machine']['commit']}" for cell in cells
-    )
+    when = dict.fromkeys(f"{cell['machine']['date'][:10]}, {_code(cell)}" for cell in cells)
     repeats = dict.fromkeys(str(cell["settings"]["repeats"]) for cell in cells)
     return (
         f"Made by {commands} on {'; '.join(machines)} ({'; '.join(when)}). Medians (range) of "
         f"{', '.join(repeats)} repeats. Other work ran beside: sides take turns batch by batch and every ratio is of one "
         "repeat. One thread of a CPU is measured in its CPU time, all else in wall time."
     )
+
+
+def _batch(settings: Row) -> str:
+    return f"batch {settings['batch_size']}" if "batch_size" in settings else "the recipe's batch"
+
+
+def _code(cell: Row) -> str:
+    """The commit, or the hash of the sources where there was no repository."""
+    commit = cell["machine"]["commit"]
+    return f"commit {commit}" if commit else f"code {cell['code']}"
 
 
 def _padding(cells: Sequence[Row]) -> list[str]:
@@ -111,15 +134,12 @@ def _padding(cells: Sequence[Row]) -> list[str]:
     return [
         f"### Padded against bucketed ({settings['device_name']})",
         "Real tokens (rows of a history) a second, the encoding of the batches counted. Both sides "
-        f"have the same examples in the same batches; recipe `{settings['recipe']}`, "
+        f"have the same examples in the same batches; recipe `{settings['recipe']}`, {_batch(settings)}, "
         f"{settings['precision']}, threads: {settings['threads']}. `padded` to the whole window, "
         "`bucketed` to the shortest of 16, 32, 64 and 120 that holds them (the decoder of item "
         "sequences: to the longest of a batch of like lengths). `positions`: how many fewer there "
         "are bucketed; `at most`: without any padding.",
         "\n".join(markdown_table(names, lines)),
-        "Where windows are full there is no padding to leave out. Users of the simulated bank have "
-        "months of purchases before their first page, so theirs nearly are, and neither "
-        "buckets nor packing can reach the goal on them.",
     ]
 
 
@@ -223,6 +243,39 @@ def _scores(cells: Sequence[Row]) -> list[str]:
     ]
 
 
+def _loaders(cells: Sequence[Row]) -> list[str]:
+    names = (
+        "model",
+        "recipe",
+        "precision",
+        "device",
+        "batch",
+        "workers",
+        "encoded in between, tokens/s",
+        "encoded ahead, tokens/s",
+        "ratio",
+    )
+    lines = [
+        [
+            row["model"],
+            *(cell["settings"][name] for name in ("recipe", "precision", "device_name")),
+            _batch(cell["settings"]),
+            f"{row['workers']}",
+            _range(row["in_between_tokens_per_s"]),
+            _range(row["ahead_tokens_per_s"]),
+            _range(row["ratio"], ".2f"),
+        ]
+        for cell, row in _rows(cells)
+    ]
+    return [
+        "### Batches encoded ahead",
+        "Whole training steps, from pages to new weights, buckets as in a training: each batch "
+        "encoded by the training itself between two steps, or ahead by loader workers, whose start "
+        "counts.",
+        "\n".join(markdown_table(names, lines)),
+    ]
+
+
 def _profiles(cells: Sequence[Row]) -> list[str]:
     found = [
         "### Where a step's time goes",
@@ -246,5 +299,7 @@ def _profiles(cells: Sequence[Row]) -> list[str]:
                 f"{model['model']}, {settings['recipe']}, {settings['precision']}, "
                 f"{settings['device_name']}"
             )
+            if settings["device"] == "cuda":
+                head += f": kernels {model['ms_per_step']:g} of {model['wall_ms']:g} ms a step"
             found.append("\n".join(markdown_table((head, "calls", "ms", "share"), lines)))
     return found

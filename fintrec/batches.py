@@ -14,7 +14,7 @@ X context, R request columns, K items
 """
 
 from collections import defaultdict
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple, TypeAlias
 
@@ -28,6 +28,7 @@ from features.history import WINDOW, Rows, as_of
 from fintrec.datasets import Decisions, TrainingSet, converted
 
 IntArray: TypeAlias = npt.NDArray[np.int64]
+Step: TypeAlias = tuple[int, int, int]  # decision, item, rows from a window's end
 
 
 class ClickBatch(NamedTuple):
@@ -41,6 +42,20 @@ class ClickBatch(NamedTuple):
     context_LX: Tensor
     request_LR: Tensor
     target_L: Tensor
+
+
+class ImpressionBatch(NamedTuple):
+    """Windows and the pages after some of their rows; -1 in `shown_LS` is an empty place."""
+
+    tokens_WTC: Tensor
+    times_WT: Tensor
+    dynamic_WTF: Tensor
+    window_L: Tensor
+    from_end_L: Tensor
+    context_LX: Tensor
+    request_LR: Tensor
+    shown_LS: Tensor
+    clicked_LS: Tensor
 
 
 class ConversionBatch(NamedTuple):
@@ -81,7 +96,7 @@ class Window:
     user: int
     end: int
     length: int
-    steps: tuple[tuple[int, int, int], ...]
+    steps: tuple[Step, ...]
 
 
 def click_windows(data: TrainingSet, decisions: Decisions, stride: int) -> list[Window]:
@@ -90,6 +105,28 @@ def click_windows(data: TrainingSet, decisions: Decisions, stride: int) -> list[
     A step lies at most `stride` rows before the window's end, so it keeps the rest as context.
     """
     pages = np.flatnonzero((decisions.clicked & (decisions.shown >= 0)).any(axis=1))
+
+    def clicks(page: int, place: int) -> Iterator[Step]:
+        for item in decisions.shown[page][decisions.clicked[page]]:
+            if item >= 0:
+                yield page, int(item), place
+
+    return _windows(data, decisions, stride, pages, clicks)
+
+
+def impression_windows(data: TrainingSet, decisions: Decisions, stride: int) -> list[Window]:
+    """The same of every page that shows an item, once; the item of its step is -1."""
+    pages = np.flatnonzero((decisions.shown >= 0).any(axis=1))
+    return _windows(data, decisions, stride, pages, lambda page, place: iter([(page, -1, place)]))
+
+
+def _windows(
+    data: TrainingSet,
+    decisions: Decisions,
+    stride: int,
+    pages: IntArray,
+    steps_of: Callable[[int, int], Iterator[Step]],
+) -> list[Window]:
     by_user: dict[int, list[int]] = defaultdict(list)
     for page in pages[np.argsort(decisions.end[pages], kind="stable")].tolist():
         by_user[int(decisions.user[page])].append(page)
@@ -101,10 +138,9 @@ def click_windows(data: TrainingSet, decisions: Decisions, stride: int) -> list[
             found = _places(data.logs[user], history, decisions.end[waiting], end)
             taken = (found > 0) & (found <= stride + 1)
             steps = [
-                (page, int(item), int(place))
+                step
                 for page, place in zip(np.array(waiting)[taken].tolist(), found[taken], strict=True)
-                for item in decisions.shown[page][decisions.clicked[page]]
-                if item >= 0
+                for step in steps_of(page, int(place))
             ]
             windows.append(Window(user, end, len(history), tuple(steps)))
             waiting = np.array(waiting)[~taken].tolist()
@@ -143,15 +179,36 @@ def click_batch(
     data: TrainingSet, decisions: Decisions, windows: Sequence[Window], bucket: int
 ) -> ClickBatch:
     """The windows and their labelled steps, padded to the bucket."""
-    steps = [(row, *step) for row, window in enumerate(windows) for step in window.steps]
-    row, page, item, from_end = np.array(steps, np.int64).T
+    row, page, item, from_end = _steps(windows)
     return ClickBatch(
         *_history(data, [(window.user, window.end) for window in windows], bucket),
-        torch.from_numpy(row.copy()),
-        torch.from_numpy(from_end.copy()),
+        torch.from_numpy(row),
+        torch.from_numpy(from_end),
         *_page(decisions, page),
-        torch.from_numpy(item.copy()),
+        torch.from_numpy(item),
     )
+
+
+def impression_batch(
+    data: TrainingSet, decisions: Decisions, windows: Sequence[Window], bucket: int
+) -> ImpressionBatch:
+    """The windows and what was shown and clicked at their steps, padded to the bucket."""
+    row, page, _, from_end = _steps(windows)
+    return ImpressionBatch(
+        *_history(data, [(window.user, window.end) for window in windows], bucket),
+        torch.from_numpy(row),
+        torch.from_numpy(from_end),
+        *_page(decisions, page),
+        torch.from_numpy(decisions.shown[page].astype(np.int64)),
+        torch.from_numpy(decisions.clicked[page].astype(np.float32)),
+    )
+
+
+def _steps(windows: Sequence[Window]) -> tuple[IntArray, IntArray, IntArray, IntArray]:
+    """(window, decision, item, rows from end) of every labelled step."""
+    steps = [(row, *step) for row, window in enumerate(windows) for step in window.steps]
+    row, page, item, from_end = np.ascontiguousarray(np.array(steps, np.int64).T)
+    return row, page, item, from_end
 
 
 def history_lengths(data: TrainingSet, decisions: Decisions) -> IntArray:

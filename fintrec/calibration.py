@@ -9,6 +9,8 @@
   Platt: f(z) = z, c = 0. Beta (Kull et al. 2017): c > 0; its log p is z. Isotonic: f interpolates
   between knots, a = 1, b = c = 0. offset_k and slope_k are an item's own, 0 and 1 where it has none.
   a > 0, c >= 0, slope_k > 0 and ascending knots keep the order of each item.
+  Of a pCTR with a sigmoid link (`fintrec/models/config.py`) z is the log of each item's own sigmoid;
+  the map and its fit are the same.
 - pCVR: trained with BCE, so its sigmoid is the probability (FinTRec section 3.2)
 
 float64, rounded to `DECIMALS`, so that a replay agrees to the byte.
@@ -37,9 +39,11 @@ LIMIT: Final = 17.0  # of a fitted map's logit: 4e-8 < p < 1 - 4e-8, which round
 _CLOSEST: Final = -1e-12  # z at most, in log(1 - e^z)
 
 
-def click_level(logits_BK: Logits) -> FloatArray:
-    """z: log softmax over the items, (B, K)."""
+def click_level(logits_BK: Logits, link: str = "softmax") -> FloatArray:
+    """z: log softmax over the items, or with link `sigmoid` the log of each item's own, (B, K)."""
     logits = np.asarray(logits_BK, Float)
+    if link == "sigmoid":
+        return -np.logaddexp(0.0, -logits)
     highest = logits.max(axis=1, keepdims=True)
     level: FloatArray = logits - highest
     level -= np.log(np.exp(level).sum(axis=1, keepdims=True))
@@ -77,8 +81,8 @@ class Calibration:
     """The map of one pCTR model version; its formula is this module's.
 
     `offsets` and `slopes` count in `STEPS`, in the order of the K items; empty means none.
-    `limit` bounds the logit, so that p is never 0 or 1; maps of early versions have none. `choice`
-    says how the map was chosen and plays no part in it.
+    `limit` bounds the logit, so that p is never 0 or 1; maps of early versions have none. `link` is
+    the model's, of which z is taken. `choice` says how the map was chosen and plays no part in it.
     """
 
     version: str
@@ -89,6 +93,7 @@ class Calibration:
     offsets: tuple[int, ...] = ()
     slopes: tuple[int, ...] = ()
     limit: float | None = None
+    link: str = "softmax"
     choice: Mapping[str, Any] = field(default_factory=dict, hash=False)
     _items: tuple[FloatArray, FloatArray] = field(init=False, repr=False, compare=False)
 
@@ -105,6 +110,8 @@ class Calibration:
                 f"calibration has {len(self.slopes)} slopes, {len(self.offsets)} offsets: "
                 "expected as many"
             )
+        if self.link not in ("softmax", "sigmoid"):
+            raise ValueError(f"calibration has link {self.link!r}, expected softmax or sigmoid")
         own = np.array(self.offsets, Float) / STEPS, np.array(self.slopes, Float) / STEPS
         object.__setattr__(self, "_items", own)
 
@@ -116,7 +123,7 @@ class Calibration:
 
     def apply(self, logits_BK: Logits) -> FloatArray:
         """pCTR, (B, K): the probability of a click on each item, given that it is shown."""
-        return self.probability(click_level(logits_BK))
+        return self.probability(click_level(logits_BK, self.link))
 
     def probability(self, level: FloatArray, item: Any = slice(None)) -> FloatArray:
         """pCTR of levels z whose last axis is the items, or the items `item` of it."""
@@ -148,6 +155,8 @@ class Calibration:
                 found[name] = _packed(values)
         if self.limit is not None:
             found["limit"] = self.limit
+        if self.link != "softmax":
+            found["link"] = self.link
         if self.choice:
             found["choice"] = dict(self.choice)
         return found
@@ -169,6 +178,7 @@ class Calibration:
             offsets=_unpacked(data.get("offsets", "")),
             slopes=_unpacked(data.get("slopes", "")),
             limit=None if limit is None else float(limit),
+            link=str(data.get("link", "softmax")),
             choice=dict(data.get("choice", {})),
         )
 
@@ -180,6 +190,13 @@ def _packed(values: tuple[int, ...]) -> str:
 
 def _unpacked(text: str) -> tuple[int, ...]:
     return tuple(np.frombuffer(base64.b64decode(text, validate=True), "<i2").tolist())
+
+
+def next_click_level(logits_LK: Logits, shares_LK: FloatArray, link: str) -> FloatArray:
+    """log P(next click) of eq. 2, (L, K): of what is clicked when shown, and where it is shown."""
+    return click_level(
+        (click_level(logits_LK, link) if link == "sigmoid" else logits_LK) + shares_LK
+    )
 
 
 def conversion_probabilities(logits_BK: Logits) -> FloatArray:

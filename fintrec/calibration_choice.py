@@ -84,11 +84,22 @@ BY_ITEM: Final = (
 )
 
 
-def choose(shown: Impressions, num_items: int, seed: int = 0, folds: int = FOLDS) -> Calibration:
+def choose(
+    shown: Impressions,
+    num_items: int,
+    seed: int = 0,
+    folds: int = FOLDS,
+    link: str = "softmax",
+) -> Calibration:
     """The map for impressions that no model was trained on; `choice` of it says why this one.
 
-    Folds are of users, drawn by `seed`.
+    Folds are of users, drawn by `seed`. `link` is the one that the levels were taken by.
     """
+    found = _chosen(shown, num_items, seed, folds)
+    return found if link == "softmax" else named(replace(found, link=link))
+
+
+def _chosen(shown: Impressions, num_items: int, seed: int, folds: int) -> Calibration:
     clicks, users = int(shown.clicked.sum()), np.unique(shown.user)
     said: dict[str, Any] = {"impressions": len(shown.level), "clicks": clicks, "users": len(users)}
     few = _fallback(shown, clicks, len(users))

@@ -11,7 +11,12 @@ import torch
 from torch import Tensor
 
 from fintrec.batches import conversion_batches
-from fintrec.calibration import Calibration, click_level, conversion_probabilities
+from fintrec.calibration import (
+    Calibration,
+    click_level,
+    conversion_probabilities,
+    next_click_level,
+)
 from fintrec.calibration_choice import Impressions
 from fintrec.datasets import Decisions, TrainingSet
 from fintrec.exposure import ExposurePrior
@@ -41,13 +46,15 @@ class Scored(NamedTuple):
     pcvr_logits: Logits  # (N, K), or (N, 0)
     converted: npt.NDArray[np.bool_]  # (N, K)
     known: npt.NDArray[np.bool_]  # (N, K), where the conversion label is complete
+    link: str = "softmax"  # of pCTR's logits (`fintrec/models/config.py`)
 
 
 @torch.inference_mode()
 def score(
     pctr: Pctr | None, pcvr: Pcvr | None, data: TrainingSet, decisions: Decisions, pages: IntArray
 ) -> Scored:
-    """Score pages with the models there are, as they are served."""
+    """Score pages with the models there are, as they are served, each on the device it is on."""
+    link = "softmax" if pctr is None else pctr.link
     parts = []
     for chosen, batch in conversion_batches(data, decisions, pages, _BATCH, None):
         history, page = batch[:3], batch[3:5]
@@ -62,8 +69,9 @@ def score(
         )
     if not parts:
         nothing = np.zeros((0, len(data.items)), np.float32)
-        return Scored(pages, nothing, nothing, nothing > 0, nothing > 0)
-    return Scored(*(np.concatenate(part) for part in zip(*parts, strict=True)))
+        return Scored(pages, nothing, nothing, nothing > 0, nothing > 0, link)
+    joined: Any = (np.concatenate(part) for part in zip(*parts, strict=True))
+    return Scored(*joined, link)
 
 
 def _logits(
@@ -71,7 +79,9 @@ def _logits(
 ) -> Logits:
     if model is None:
         return np.zeros((len(page[0]), 0), np.float32)
-    logits: Logits = model.eval()(*history, *page).numpy()
+    device = next(model.parameters()).device
+    placed = (part.to(device) for part in (*history, *page))
+    logits: Logits = model.eval()(*placed).cpu().numpy()
     return logits
 
 
@@ -102,7 +112,7 @@ def impressions(scored: Scored, decisions: Decisions) -> Impressions:
     row, position = np.nonzero(shown >= 0)
     item = shown[row, position].astype(np.int64)
     return Impressions(
-        level=click_level(scored.pctr_logits)[row, item],
+        level=click_level(scored.pctr_logits, scored.link)[row, item],
         item=item,
         clicked=decisions.clicked[scored.pages][row, position],
         user=decisions.user[scored.pages][row].astype(np.int64),
@@ -129,8 +139,9 @@ def evaluate(
         "conversions": int(scored.converted[scored.known].sum()),
     }
     if len(target) and scored.pctr_logits.size:
-        shares = prior.rows(decisions.request[scored.pages[row]])
-        level = click_level(scored.pctr_logits[row] + shares)
+        request_LR = torch.from_numpy(decisions.request[scored.pages[row]])
+        shares_LK = prior.rows(request_LR).numpy()
+        level = next_click_level(scored.pctr_logits[row], shares_LK, scored.link)
         found["pctr_next_item_log_loss"] = float(-level[np.arange(len(target)), target].mean())
         for k in (1, 5):
             found[f"pctr_recall_at_{k}"] = recall_at(level, target, k)

@@ -11,7 +11,8 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
 import numpy as np
-import numpy.typing as npt
+import torch
+from torch import Tensor
 
 from features.encoding import REQUEST_COLUMNS
 
@@ -22,8 +23,6 @@ PLACE_COLUMNS: Final = [
     REQUEST_COLUMNS.index(c) for c in ("product", "page", "placement", "layout")
 ]
 PRIOR_WEIGHT: Final = 100.0  # impressions that the shares over all places count for
-FloatArray = npt.NDArray[np.float64]
-IntArray = npt.NDArray[np.int64]
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,26 +31,25 @@ class ExposurePrior:
     last row over all places, for a place that was never seen.
     """
 
-    place_P4: IntArray
-    log_shares_PK: FloatArray
+    place_P4: Tensor
+    log_shares_PK: Tensor
 
-    def rows(self, request_LR: IntArray) -> FloatArray:
-        """The log shares of each request's place, (L, K)."""
-        return self.log_shares_PK[self._index(request_LR[:, PLACE_COLUMNS])]
-
-    def _index(self, place_L4: IntArray) -> IntArray:
+    def rows(self, request_LR: Tensor) -> Tensor:
+        """The log shares of each request's place, (L, K) float64, on the device of the prior."""
         unknown = len(self.place_P4)
-        same = (place_L4[:, None] == self.place_P4[None]).all(axis=2)
-        return (
-            np.where(same.any(axis=1), same.argmax(axis=1), unknown)
-            if unknown
-            else (np.zeros(len(place_L4), np.int64))
-        )
+        if not unknown:
+            return self.log_shares_PK.expand(len(request_LR), -1)
+        same_LP = (request_LR[:, None, PLACE_COLUMNS] == self.place_P4).all(dim=2)
+        first_L = same_LP.to(torch.int8).argmax(dim=1)
+        return self.log_shares_PK[torch.where(same_LP.any(dim=1), first_L, unknown)]
 
 
 def no_prior(num_items: int) -> ExposurePrior:
     """Eq. 2 as it is printed."""
-    return ExposurePrior(np.empty((0, 4), np.int64), np.zeros((1, num_items)))
+    return ExposurePrior(
+        torch.empty(0, len(PLACE_COLUMNS), dtype=torch.int64),
+        torch.zeros(1, num_items, dtype=torch.float64),
+    )
 
 
 def exposure_prior(data: "TrainingSet") -> ExposurePrior:
@@ -67,4 +65,5 @@ def exposure_prior(data: "TrainingSet") -> ExposurePrior:
     overall /= overall.sum()
     shares = counts + PRIOR_WEIGHT * overall
     shares /= shares.sum(axis=1, keepdims=True)
-    return ExposurePrior(places, np.log(np.concatenate((shares, overall[None]))))
+    log_shares = np.log(np.concatenate((shares, overall[None])))
+    return ExposurePrior(torch.from_numpy(places), torch.from_numpy(log_shares))

@@ -12,8 +12,9 @@ from typing import Any, Final
 
 import numpy as np
 import numpy.typing as npt
+import torch
 
-from fintrec.calibration import Calibration, click_level, conversion_probabilities
+from fintrec.calibration import Calibration, conversion_probabilities, next_click_level
 from fintrec.datasets import Decisions
 from fintrec.evaluation import Scored
 from fintrec.exposure import ExposurePrior
@@ -82,7 +83,8 @@ def next_clicks(
     shown, clicked = decisions.shown[scored.pages], decisions.clicked[scored.pages]
     row, position = np.nonzero((shown >= 0) & clicked)
     target = shown[row, position].astype(np.int64)
-    level = click_level(scored.pctr_logits[row] + prior.rows(decisions.request[scored.pages[row]]))
+    request_LR = torch.from_numpy(decisions.request[scored.pages[row]])
+    level = next_click_level(scored.pctr_logits[row], prior.rows(request_LR).numpy(), scored.link)
     own = level[np.arange(len(target)), target][:, None]
     before = np.arange(level.shape[1])[None] < target[:, None]
     rank = ((level > own) | ((level == own) & before)).sum(axis=1)

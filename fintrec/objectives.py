@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from fintrec.batches import ClickBatch, ConversionBatch
+from fintrec.batches import ClickBatch, ConversionBatch, ImpressionBatch
 from fintrec.exposure import ExposurePrior
 from fintrec.models.pctr import Pctr
 from fintrec.models.pcvr import Pcvr
@@ -28,22 +28,31 @@ def mean_loss(sums_P2: Tensor, counts_P: Tensor | None = None) -> Tensor:
     return (sums_P2[:, 0] / counts_P.clamp(min=1.0)).sum()
 
 
+def _step_logits(model: Pctr, batch: ClickBatch | ImpressionBatch) -> Tensor:
+    """(L, K): the head on the hidden state of each labelled step."""
+    hidden_WTD = model.encode_all(batch.tokens_WTC, batch.times_WT, batch.dynamic_WTF)
+    state_LD = hidden_WTD[batch.window_L, hidden_WTD.shape[1] - batch.from_end_L]
+    return model.head(state_LD, batch.context_LX, batch.request_LR)
+
+
 class ClickObjective(nn.Module):
     """Next-item loss over clicked steps only (FinTRec eq. 2); counts the batch's steps.
 
     `prior` is added to the logits inside the loss (`fintrec/exposure.py`).
     """
 
+    place_P4: Tensor
+    log_shares_PK: Tensor
+
     def __init__(self, model: Pctr, prior: ExposurePrior) -> None:
         super().__init__()
         self.model = model
-        self._prior = prior
+        self.register_buffer("place_P4", prior.place_P4, persistent=False)
+        self.register_buffer("log_shares_PK", prior.log_shares_PK, persistent=False)
 
     def logits(self, batch: ClickBatch) -> Tensor:
-        """(L, K): the head on the hidden state of each labelled step, without the prior."""
-        hidden_WTD = self.model.encode_all(batch.tokens_WTC, batch.times_WT, batch.dynamic_WTF)
-        state_LD = hidden_WTD[batch.window_L, hidden_WTD.shape[1] - batch.from_end_L]
-        return self.model.head(state_LD, batch.context_LX, batch.request_LR)
+        """(L, K): of each labelled step, without the prior."""
+        return _step_logits(self.model, batch)
 
     def forward(self, batch: ClickBatch) -> Tensor:
         """(1, 2): sum over the labelled steps, and how many there are."""
@@ -51,11 +60,38 @@ class ClickObjective(nn.Module):
 
     def sums(self, logits_LK: Tensor, request_LR: Tensor, target_L: Tensor) -> Tensor:
         """(1, 2): the same of logits from wherever."""
-        shares_LK = torch.from_numpy(self._prior.rows(request_LR.cpu().numpy()))
+        shares_LK = ExposurePrior(self.place_P4, self.log_shares_PK).rows(request_LR)
         total = functional.cross_entropy(
             logits_LK + shares_LK.to(logits_LK), target_L, reduction="sum"
         )
         return torch.stack((total, total.new_tensor(float(len(target_L)))))[None]
+
+
+class ImpressionObjective(nn.Module):
+    """Binary cross entropy of every shown item, clicked or not; counts the items shown.
+
+    Not in the paper: eq. 2 learns from clicked steps alone, and its softmax cannot say that one user
+    is likelier to click on anything than another.
+    """
+
+    def __init__(self, model: Pctr) -> None:
+        super().__init__()
+        self.model = model
+
+    def forward(self, batch: ImpressionBatch) -> Tensor:
+        """(1, 2): sum over the items shown at the labelled steps, and how many there are."""
+        logits_LK = _step_logits(self.model, batch).to(torch.float32)
+        return self.sums(logits_LK, batch.shown_LS, batch.clicked_LS)
+
+    @staticmethod
+    def sums(logits_LK: Tensor, shown_LS: Tensor, clicked_LS: Tensor) -> Tensor:
+        """(1, 2): the same of logits from wherever."""
+        logits_LS = logits_LK.gather(1, shown_LS.clamp(min=0))
+        loss_LS = functional.binary_cross_entropy_with_logits(
+            logits_LS, clicked_LS.to(logits_LS), reduction="none"
+        )
+        is_shown_LS = (shown_LS >= 0).to(loss_LS)
+        return torch.stack(((loss_LS * is_shown_LS).sum(), is_shown_LS.sum()))[None]
 
 
 class ConversionObjective(nn.Module):

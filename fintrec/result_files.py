@@ -72,10 +72,10 @@ class ResultFolder:
         return finished
 
 
-def typed_command() -> str:
+def typed_command(program: str = "fintrec") -> str:
     """The command line of this process as a reader would type it: absolute paths by their names."""
     words = [Path(word).name if word.startswith("/") else word for word in sys.argv[1:]]
-    return shlex.join(["fintrec", *words])
+    return shlex.join([*program.split(), *words])
 
 
 def write_json(path: Path, data: Mapping[str, Any]) -> None:

@@ -8,14 +8,14 @@ so it comes out the same whether or not the other is trained before it.
 
 import hashlib
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Final
 
 import torch
 
 from fintrec.calibration_choice import choose as choose_calibration
 from fintrec.checkpoint import Checkpoint
-from fintrec.datasets import TrainingSet
+from fintrec.datasets import Decisions, TrainingSet
 from fintrec.evaluation import Scores, evaluate, impressions
 from fintrec.exposure import ExposurePrior, exposure_prior, no_prior
 from fintrec.learning.compute import CPU, Compute
@@ -51,7 +51,9 @@ TASKS: Final = {"pctr": ("pctr",), "pcvr": ("pcvr",), "both": BOTH, "joint": JOI
 
 @dataclass(frozen=True, slots=True)
 class Trained:
-    """The models that were asked for, in evaluation mode, and what happened, by task."""
+    """The models that were asked for, in evaluation mode and on the device that they were trained
+    on, and what happened, by task.
+    """
 
     pctr: Pctr | None
     pcvr: Pcvr | None
@@ -67,19 +69,22 @@ def train_models(
     run: Run | None = None,
     compute: Compute = CPU,
     start: Checkpoint | None = None,
+    pages: Decisions | None = None,
 ) -> Trained:
     """Train some of the models of a version on a data set, without a calibration.
 
     `tasks` is a value of TASKS; joint makes both models in one training
     (`fintrec/learning/joint.py`), which a recipe with a shared trunk needs. `minutes` bounds each
     training. With `run` each leaves its curve there, and goes on from the state that a killed one
-    left. `start` is a checkpoint whose weights it starts with.
+    left. `start` is a checkpoint whose weights it starts with. `pages` are the training pages that
+    pCVR learns from, where they are not the data set's; the base rates stay the data set's.
 
     Raises:
         NoExamples: there is nothing to learn from.
         TrainingFailed: a loss is no longer a number, or far above that of the base rates.
         ConfigurationError: `run` or `start` is of something else.
-        ValueError: there are no such tasks, or the recipe forbids them.
+        ValueError: there are no such tasks, or the recipe forbids them; `pages` with `run`, whose
+            state does not name them.
     """
     tasks = tuple(tasks)
     if tasks not in TASKS.values():
@@ -88,10 +93,13 @@ def train_models(
         raise ValueError(f"shared_trunk: tasks={tasks} would train the trunk twice, expected joint")
     if data.vocabulary.items != data.items:
         raise ValueError("the data set's items are not its vocabulary's scored items")
+    if run is not None and pages is not None:
+        raise ValueError("a run's state names the data set alone, expected no pages beside it")
     if run is not None:
         for name in tasks:  # another training's state is refused before the first one starts
             run.read(name)
     names = BOTH if tasks == JOINT else tasks
+    paged = data if pages is None else replace(data, train=pages)
     pctr, pcvr = _prepared(data, recipe)
     models: dict[str, Pctr | Pcvr] = {"pctr": pctr, "pcvr": pcvr}
     if start is not None:
@@ -101,23 +109,29 @@ def train_models(
     history = {}
     for name in tasks:
         _seed_fit(recipe.training.seed, name, compute)
-        task = _task(name, pctr, pcvr, data, recipe, compute)
+        task = _task(name, pctr, pcvr, data, paged, recipe, compute)
         history[name] = fit(task, recipe.training, minutes, report, run=run, compute=compute)
     return Trained(
-        pctr.cpu().eval() if "pctr" in names else None,
-        pcvr.cpu().eval() if "pcvr" in names else None,
+        pctr.eval() if "pctr" in names else None,
+        pcvr.eval() if "pcvr" in names else None,
         history,
     )
 
 
 def _task(
-    name: str, pctr: Pctr, pcvr: Pcvr, data: TrainingSet, recipe: Recipe, compute: Compute
+    name: str,
+    pctr: Pctr,
+    pcvr: Pcvr,
+    data: TrainingSet,
+    paged: TrainingSet,
+    recipe: Recipe,
+    compute: Compute,
 ) -> Task[Any, Any]:
     if name == "pctr":
         return click_task(pctr, data, recipe, prior_of(data, recipe), compute)
     if name == "pcvr":
-        return conversion_task(pcvr, data, recipe.training, compute)
-    parts = [_task(part, pctr, pcvr, data, recipe, compute) for part in BOTH]
+        return conversion_task(pcvr, paged, recipe.training, compute)
+    parts = [_task(part, pctr, pcvr, data, paged, recipe, compute) for part in BOTH]
     return joint_task(*parts, seed=recipe.training.seed)
 
 
@@ -176,7 +190,9 @@ def completed(
     calibration = (
         None
         if pctr is None
-        else choose_calibration(impressions(scored, data.validation), len(data.items), seed)
+        else choose_calibration(
+            impressions(scored, data.validation), len(data.items), seed, link=scored.link
+        )
     )
     tested = scores.of("test", limit, seed)
     metrics = {
@@ -189,8 +205,8 @@ def completed(
         recipe,
         data.vocabulary,
         data.content_types,
-        pctr,
-        pcvr,
+        None if pctr is None else pctr.cpu(),
+        None if pcvr is None else pcvr.cpu(),
         calibration,
         measure(data),
         metrics,

@@ -18,7 +18,7 @@ def reproduce() -> None:
     """Make a table of docs/experiments.md: simulate, train, judge, write.
 
     Every finished cell is a file under OUT/cells. Killed or cut off, the same command goes on with
-    the cells that are missing. Both tables may share one OUT: they have cells in common.
+    the cells that are missing. All tables may share one OUT: they have cells in common.
     """
 
 
@@ -80,8 +80,22 @@ def table3(**options: Any) -> None:
 @reproduce.command()
 @_options
 def ablations(**options: Any) -> None:
-    """Ablations of decisions of our own: masks, pooling, fusion, time, prior, items."""
+    """Ablations of decisions of our own: masks, pooling, fusion, time, prior, items, one trunk."""
     _reproduce("ablations", **options)
+
+
+@reproduce.command()
+@_options
+def lengths(**options: Any) -> None:
+    """FinTRec's conversions after fewer and more training pages, else the same recipe."""
+    _reproduce("lengths", **options)
+
+
+@reproduce.command()
+@_options
+def large(**options: Any) -> None:
+    """The same bank with all its pages and models up to the paper's size: wants a GPU."""
+    _reproduce("large", **options)
 
 
 def _reproduce(
@@ -97,7 +111,7 @@ def _reproduce(
 ) -> None:
     import dataclasses
 
-    from fintrec.experiments import plots
+    from fintrec.experiments import plots, table_text
     from fintrec.experiments import table as tables
     from fintrec.experiments import trials as tried
     from fintrec.experiments.run import plan, run
@@ -121,7 +135,7 @@ def _reproduce(
     found = tables.summary(out, table)
     write_json(out / f"{table}.json", found)
     plots.draw(found, out / f"{table}.png")
-    text = tables.markdown(found, f"fintrec reproduce {table}")
+    text = table_text.markdown(found, f"fintrec reproduce {table}")
     if markdown is not None:
         write_section(markdown, table, text)
         if trials is not None:

@@ -94,6 +94,11 @@ SETTING_HELP = "A field of the model or the training, such as d_model=32. Repeat
     show_default=True,
     help="Of matrix products; weights and losses are fp32. auto is bf16 on a GPU that has it.",
 )
+@click.option(
+    "--loader-workers",
+    type=click.IntRange(0),
+    help="Processes that encode batches ahead [default: none on a CPU, up to 4 a GPU].",
+)
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
 def train(source: Path, out: Path, as_json: bool, threads: int, **options: Any) -> None:
     """Train pCTR, pCVR and the calibration on a log or a data set and write a checkpoint.
@@ -106,7 +111,7 @@ def train(source: Path, out: Path, as_json: bool, threads: int, **options: Any) 
     from fintrec import calibration_report
     from fintrec.checkpoint import save
     from fintrec.evaluation import Scores
-    from fintrec.learning.compute import Compute, device_of, precision_of
+    from fintrec.learning.compute import Compute, device_of, loader_workers_of, precision_of
     from fintrec.learning.distributed import processes
     from fintrec.model_card import write as write_card
     from fintrec.training import TASKS, completed
@@ -117,7 +122,8 @@ def train(source: Path, out: Path, as_json: bool, threads: int, **options: Any) 
     precision = precision_of(options["precision"], device)
     with processes("nccl" if device.type == "cuda" else "gloo") as group:
         data = _data(source, options["split"])
-        compute = Compute(device, precision, group)
+        num_workers = loader_workers_of(options["loader_workers"], device)
+        compute = Compute(device, precision, group, num_workers)
         shows = group.is_first and not as_json
         run_dir = options["run_dir"] or out.with_name(f"{out.name}.run")
         trained, run = _trained(data, recipe, compute, run_dir, shows, options)

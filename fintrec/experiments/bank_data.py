@@ -67,14 +67,14 @@ def held_out(data: TrainingSet, setting: Setting) -> IntArray:
     return _drawn(data.validation, setting.held_out_pages, _HELD_OUT_SEED)
 
 
-def thinned(data: TrainingSet, setting: Setting) -> TrainingSet:
-    """The training set with `train_pages` of its training pages, for the transformers.
+def thinned(data: TrainingSet, num_pages: int) -> TrainingSet:
+    """The training set with so many of its training pages, for pCVR of the transformers.
 
     Pages with some complete label only: the last days of training have none yet, and would be
     encoded for nothing.
     """
     labelled = np.flatnonzero(label_known(data, data.train).any(axis=1))
-    chosen = _drawn(data.train, setting.train_pages, _TRAIN_SEED, labelled)
+    chosen = _drawn(data.train, num_pages, _TRAIN_SEED, labelled)
     return replace(data, train=data.train.taken(chosen))
 
 

@@ -17,7 +17,15 @@ import numpy.typing as npt
 from fintrec.datasets import TrainingSet, converted, label_known
 from fintrec.experiments import bank_data, judge
 from fintrec.experiments.bank_data import Judged
-from fintrec.experiments.rows import TABLES, Cell, Period, Task, calibrated, cell_named
+from fintrec.experiments.rows import (
+    TABLES,
+    Cell,
+    Period,
+    Task,
+    calibrated,
+    cell_named,
+    clicks_of,
+)
 from fintrec.experiments.setting import (
     CELLS,
     DATASET,
@@ -52,6 +60,7 @@ def _computed(out: Path, setting: Setting, cell: Cell) -> dict[str, Any]:
     pages = bank_data.judged(data, setting)
     by_name, notes = predicted(out, setting, data, pages, cell)
     found = {}
+    (out / CELLS).mkdir(exist_ok=True)
     for name, probability_NK in by_name.items():
         task: Task = "pctr" if name.startswith("clicks") else "pcvr"
         np.save(predictions_path(out, name), probability_NK.astype(np.float32))
@@ -146,31 +155,39 @@ def _model(setting: Setting, data: TrainingSet, pages: Judged, cell: Cell, perio
     from fintrec.calibration import conversion_probabilities
     from fintrec.calibration_choice import choose
     from fintrec.evaluation import impressions, score
+    from fintrec.learning.compute import auto
     from fintrec.training import train_models
 
     torch.set_num_threads(1)
     recipe = setting.recipe_for(cell.row.changes, cell.seed)
     tasks = cell.row.tasks or (cell.row.task,)
-    whole = data if cell.row.task == "pctr" else bank_data.thinned(data, setting)
-    trained = train_models(whole, recipe, tasks=tasks)
-    pctr = trained.pctr if cell.row.task == "pctr" else None
-    pcvr = trained.pcvr if cell.row.task == "pcvr" else None
+    thinned = bank_data.thinned(data, setting.train_pages_for(cell.row.changes))
+    whole = thinned if tasks == ("pcvr",) else data  # clicks are few: all of them are learned from
+    compute = auto()
+    trained = train_models(whole, recipe, tasks, compute=compute, pages=thinned.train)
+    pctr, pcvr = trained.pctr, trained.pcvr
     held = score(pctr, pcvr, data, data.validation, bank_data.held_out(data, setting))
     scored = score(pctr, pcvr, data, getattr(data, period), pages.pages)
     order = np.argsort(scored.pages)
+    found = {}
+    if pctr is not None:
+        name = cell.name if cell.row.task == "pctr" else clicks_of(cell.name)
+        shown = impressions(held, data.validation)
+        calibration = choose(shown, len(data.items), cell.seed, link=held.link)
+        found[name] = calibration.apply(scored.pctr_logits)[order]
+    if pcvr is not None:
+        found[cell.name] = conversion_probabilities(scored.pcvr_logits)[order]
+        maps = per_item.fit(held.pcvr_logits.astype(np.float64), held.converted, held.known)
+        mapped = maps.apply(scored.pcvr_logits.astype(np.float64))[order]
+        found[calibrated(cell.name)] = mapped
     notes = {
         "settings": recipe.to_dict(),
         "tasks": list(tasks),
-        "train_pages": len(whole.train),
+        "compute": compute.to_dict(),
+        "train_pages": len(whole.train if pcvr is None else thinned.train),
         "training": trained.history,
     }
-    if cell.row.task == "pctr":
-        calibration = choose(impressions(held, data.validation), len(data.items), cell.seed)
-        return {cell.name: calibration.apply(scored.pctr_logits)[order]}, notes
-    own = conversion_probabilities(scored.pcvr_logits)[order]
-    maps = per_item.fit(held.pcvr_logits.astype(np.float64), held.converted, held.known)
-    mapped = maps.apply(scored.pcvr_logits.astype(np.float64))[order]
-    return {cell.name: own, calibrated(cell.name): mapped}, notes
+    return found, notes
 
 
 def main() -> None:

@@ -101,12 +101,39 @@ def loss_change(sums_by_seed: list[FloatArray], base_by_seed: list[FloatArray]) 
     return bootstrap_sums(np.column_stack((mine[:, 0], base[:, 0])), _below).to_dict()
 
 
+def loss_way(
+    sums_by_seed: list[FloatArray], start_by_seed: list[FloatArray], end_by_seed: list[FloatArray]
+) -> dict[str, Any]:
+    """How far the mean log loss is on the way from one row's to another's: 0 at the start, 1 at the
+    end. Paired, as `loss_change`.
+    """
+    parts = (np.mean(sums, axis=0)[:, 0] for sums in (sums_by_seed, start_by_seed, end_by_seed))
+    return bootstrap_sums(np.column_stack(list(parts)), _way).to_dict()
+
+
+def verdict(sums_by_seed: list[FloatArray], base_by_seed: list[FloatArray]) -> str:
+    """`better` or `worse` than the base where the paired interval leaves out 0 and the ranges over
+    seeds do not touch, else `level`.
+    """
+    change = loss_change(sums_by_seed, base_by_seed)
+    mine, base = (loss_interval(sums)["seeds"] for sums in (sums_by_seed, base_by_seed))
+    if change["low"] > 0 and max(mine) < min(base):
+        return "better"
+    if change["high"] < 0 and min(mine) > max(base):
+        return "worse"
+    return "level"
+
+
 def _ratio(sums: FloatArray) -> FloatArray:
     return np.asarray(sums[:, 0] / sums[:, 1])
 
 
 def _below(sums: FloatArray) -> FloatArray:
     return np.asarray(1 - sums[:, 0] / sums[:, 1])
+
+
+def _way(sums: FloatArray) -> FloatArray:
+    return np.asarray((sums[:, 1] - sums[:, 0]) / (sums[:, 1] - sums[:, 2]))
 
 
 def auroc_interval(predicted_NK: npt.NDArray[Any], scope: Scope) -> dict[str, Any]:

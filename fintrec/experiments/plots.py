@@ -9,9 +9,15 @@ from matplotlib.figure import Figure
 
 mpl.use("Agg")
 _BLUE, _GREY, _GREEN = "#2b6cb0", "#718096", "#2f855a"
+_PCVR: Final = (("pcvr", "all", "all items"), ("pcvr", "marketing", "marketing items"))
 _SCOPES: Final = {
-    "table3": (("pcvr", "all", "all items"), ("pcvr", "marketing", "marketing items")),
+    "table3": _PCVR,
+    "lengths": _PCVR,
     "ablations": (
+        ("pcvr", "all", "conversions, all items"),
+        ("pctr", "shown", "clicks of items shown"),
+    ),
+    "large": (
         ("pcvr", "all", "conversions, all items"),
         ("pctr", "shown", "clicks of items shown"),
     ),
@@ -33,16 +39,14 @@ def draw(found: Mapping[str, Any], path: Path) -> None:
 
 
 def _panel(axes: Any, rows: list[Mapping[str, Any]], scope: str) -> None:
-    shown = [
-        row for row in rows if row["cells"] and row["kind"] != "same" and row["row"] != "hindsight"
-    ]
+    shown = [row for row in rows if "log_loss" in row and row["row"] != "hindsight"]
     labels = []
     for at, row in enumerate(reversed(shown)):
         loss = row["log_loss"][scope]
         colour = (
             _GREEN
-            if row["kind"] in ("floor", "beside")
-            else (_BLUE if row["kind"] in ("model", "calibrated") else _GREY)
+            if "foresight" in (row["row"], row["of"])
+            else (_BLUE if row["kind"] in ("model", "calibrated", "beside") else _GREY)
         )
         axes.plot([loss["low"], loss["high"]], [at, at], color=colour, linewidth=2, alpha=0.5)
         axes.plot(loss["seeds"], [at] * len(loss["seeds"]), ".", color=colour, markersize=5)

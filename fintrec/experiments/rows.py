@@ -1,4 +1,4 @@
-"""What is compared: rows of FinTRec table 3, and ablations of decisions of our own."""
+"""What is compared: rows of FinTRec table 3, our own decisions, more training and larger models."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -26,11 +26,11 @@ WAITS: Final = "waits for the foundation model"
 class Row:
     """One line of a table.
 
-    `changes` are fields of the recipe's model or training, or for trees `item_history`: that they
-    read each item's own history (`fintrec/baselines/item_history.py`). `tasks` are what is trained,
-    `task` is what is judged. Four kinds have no cells of their own: `beside` is predicted by the cells of row
-    `of`, `calibrated` is that row with the forest's maps, `same` is that row by another name,
-    `waits` needs the foundation model.
+    `changes` are fields of the recipe's model or training, `train_pages` of the setting, or for trees
+    `item_history`: that they read each item's own history (`fintrec/baselines/item_history.py`).
+    `tasks` are what is trained, `task` is what is judged. Four kinds have no cells of their own:
+    `beside` is predicted by the cells of row `of`, `calibrated` is that row with the forest's maps,
+    `same` is that row by another name, `waits` needs the foundation model.
     """
 
     name: str
@@ -71,6 +71,21 @@ def calibrated(name: str) -> str:
     """Name of the predictions beside a pCVR cell's own, with each item's map of validation."""
     row, _, seed = name.rpartition("-")
     return f"{row}_calibrated-{seed}"
+
+
+def clicks_of(name: str) -> str:
+    """Name of the click predictions of a cell that is judged on conversions and trains both."""
+    return f"clicks_{name}"
+
+
+def predictions(row: Row, rows: tuple[Row, ...], seeds: tuple[int, ...]) -> dict[str, str]:
+    """The cells that predict a row, and what its predictions are called in each, seed by seed."""
+    if row.kind == "waits":
+        return {}
+    own = next(other for other in rows if other.name == row.of) if row.of else row
+    name = own.name if row.kind == "same" else row.name
+    cells = dict.fromkeys(Cell(own, seed).name for seed in seeds)
+    return {cell: name + cell.removeprefix(own.name) for cell in cells}
 
 
 TABLE3: Final = (
@@ -125,6 +140,13 @@ ABLATIONS: Final = (
     Row("clicks_same_page", "the same page is seen", "model", "pctr", {"timestamp_mask": "upto"}),
     Row("clicks_no_prior", "eq. 2 as printed", "model", "pctr", {"exposure_prior": False}),
     Row(
+        "clicks_each",
+        "each shown item, clicked or not, in place of eq. 2",
+        "model",
+        "pctr",
+        {"click_link": "sigmoid"},
+    ),
+    Row(
         "clicks_concat",
         "F_d concatenated and projected",
         "model",
@@ -135,6 +157,14 @@ ABLATIONS: Final = (
         "clicks_learned_time", "learned time vector", "model", "pctr", {"time_encoding": "learned"}
     ),
     Row("clicks_no_time", "no time", "model", "pctr", {"time_encoding": "none"}),
+    Row("clicks_joint", "both models in one training", "beside", "pctr", of="joint"),
+    Row(
+        "clicks_shared_trunk",
+        "both models in one training, on one trunk",
+        "beside",
+        "pctr",
+        of="shared_trunk",
+    ),
     Row("fintrec", "default: mean pooled, F_d added, product", "model"),
     Row("last_pooling", "last two pooled", "model", changes={"pooling": "last_two"}),
     Row("concat", "F_d concatenated and projected", "model", changes={"dynamic_fusion": "concat"}),
@@ -142,9 +172,104 @@ ABLATIONS: Final = (
     Row("without_time", "no time", "model", changes={"time_encoding": "none"}),
     Row("log_elapsed", "elapsed times on a log scale alone", "model", changes={"elapsed": "log"}),
     Row("free_items", "items not compared", "model", changes={"item_vectors": "free"}),
+    Row("joint", "both models in one training", "model", tasks=("joint",)),
+    Row(
+        "shared_trunk",
+        "both models in one training, on one trunk",
+        "model",
+        changes={"shared_trunk": True},
+        tasks=("joint",),
+    ),
 )
 
-TABLES: Final[Mapping[str, tuple[Row, ...]]] = {"table3": TABLE3, "ablations": ABLATIONS}
+LENGTHS: Final = (
+    Row("pages_16000", "16,000 pages", "model", changes={"train_pages": 16_000}),
+    Row("fintrec", "48,000 pages: the default", "model"),
+    Row("pages_96000", "96,000 pages", "model", changes={"train_pages": 96_000}),
+    Row("pages_all", "all pages with a label", "model", changes={"train_pages": 1_000_000}),
+)
+
+_ALL_PAGES: Final = {"train_pages": 1_000_000, "batch_size": 64, "validation_rows": 2048}
+_PAPER: Final = {
+    "d_model": 512,
+    "num_layers": 10,
+    "num_heads": 8,
+    "d_feed_forward": 256,
+    "d_head": 512,
+    "dropout": 0.1,
+    "learning_rate": 1e-4,
+    "weight_decay": 1e-5,
+    "schedule": "constant",
+    "batch_size": 64,
+    "validation_rows": 2048,
+}
+_WIDE: Final = {
+    "d_model": 256,
+    "num_layers": 2,
+    "num_heads": 8,
+    "d_feed_forward": 512,
+    "d_head": 256,
+    "dropout": 0.1,
+    "learning_rate": 1e-3,
+}
+_AS_PRINTED: Final = {"elapsed": "log", "item_vectors": "free"}
+
+LARGE: Final = (
+    Row("base_rates", "each item's base rate", "rates"),
+    Row("forest", "RF + feature set", "forest"),
+    Row("boosting", "gradient boosting + feature set", "boosting"),
+    Row(
+        "boosting_items",
+        "gradient boosting + feature set + the item's own history",
+        "boosting",
+        changes={"item_history": True},
+    ),
+    Row("fintrec", "FinTRec of table 3: 48,000 pages once", "model"),
+    Row("all_pages", "the same, all pages 3 times", "model", changes={**_ALL_PAGES, "epochs": 3}),
+    Row(
+        "wide",
+        "2 blocks of width 256, all pages 3 times",
+        "model",
+        changes={**_ALL_PAGES, **_WIDE, "epochs": 3},
+    ),
+    Row(
+        "paper_size",
+        "10 blocks of width 512, all pages once",
+        "model",
+        changes={**_ALL_PAGES, **_PAPER, "epochs": 1},
+    ),
+    Row(
+        "paper_printed",
+        "the same without half-lives and compared items",
+        "model",
+        changes={**_ALL_PAGES, **_PAPER, **_AS_PRINTED, "epochs": 1},
+    ),
+    Row("foresight", "foresight: honest, knows the bank", "floor"),
+    Row("clicks_rates", "clicks: each item's base rate", "rates", "pctr"),
+    Row("clicks_fintrec", "clicks: FinTRec of table 3", "model", "pctr"),
+    Row(
+        "clicks_wide",
+        "clicks: 2 blocks of width 256, 4 epochs",
+        "model",
+        "pctr",
+        changes={**_WIDE, "batch_size": 64, "validation_rows": 2048, "epochs": 4},
+    ),
+    Row(
+        "clicks_paper_size",
+        "clicks: 10 blocks of width 512, 8 epochs",
+        "model",
+        "pctr",
+        changes={**_PAPER, "epochs": 8},
+    ),
+    Row("clicks_floor", "clicks: true probabilities", "beside", "pctr", of="foresight"),
+)
+
+TABLES: Final[Mapping[str, tuple[Row, ...]]] = {
+    "table3": TABLE3,
+    "ablations": ABLATIONS,
+    "large": LARGE,
+    "lengths": LENGTHS,
+}
 
 
 def cells(rows: tuple[Row, ...], seeds: tuple[int, ...]) -> list[Cell]:

@@ -59,7 +59,8 @@ def estimated_seconds(cell: Cell, setting: Setting) -> float:
         return _LOAD_S * share + setting.boosting.num_trees * setting.boosting.num_examples / 2e6
     window = int(row.changes.get("window", 120))
     clicks = _CLICKS_S * share
-    pages = setting.train_pages / _PAGES_A_SECOND * (0.1 + 0.9 * window / 120) + _LOAD_S * share
+    pages = setting.train_pages_for(row.changes) / _PAGES_A_SECOND * (0.1 + 0.9 * window / 120)
+    pages += _LOAD_S * share
     if row.tasks == ("joint",):
         return clicks + pages
     return clicks if row.task == "pctr" else pages

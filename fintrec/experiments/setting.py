@@ -60,9 +60,14 @@ class Setting:
 
     def recipe_for(self, changes: Mapping[str, Any], seed: int) -> Recipe:
         """The recipe of a row, with a seed."""
+        of_recipe = {name: value for name, value in changes.items() if name != "train_pages"}
         return _changed(
-            RECIPES[self.recipe]().with_settings(self.changes), {**changes, "seed": seed}
+            RECIPES[self.recipe]().with_settings(self.changes), {**of_recipe, "seed": seed}
         )
+
+    def train_pages_for(self, changes: Mapping[str, Any]) -> int:
+        """How many pages the pCVR of a row is trained on."""
+        return int(changes.get("train_pages", self.train_pages))
 
 
 def _changed(recipe: Recipe, changes: Mapping[str, Any]) -> Recipe:

@@ -14,7 +14,12 @@ from torch import Tensor
 
 from fintrec.batches import Window
 from fintrec.datasets import TrainingSet, label_known
-from fintrec.objectives import ClickObjective, ConversionObjective, mean_loss
+from fintrec.objectives import (
+    ClickObjective,
+    ConversionObjective,
+    ImpressionObjective,
+    mean_loss,
+)
 from fintrec.popularity import Popularity, measure
 
 _STEPS: Final = 4096  # clicked steps that the loss of the base rates is taken over, at most
@@ -23,6 +28,12 @@ _STEPS: Final = 4096  # clicked steps that the loss of the base rates is taken o
 def click_logits(popularity: Popularity) -> Tensor:
     """(K,): log click rates, which a softmax with the log shares of exposure makes next clicks of."""
     return torch.from_numpy(np.log(np.maximum(np.array(popularity.ctr), 1e-6)))
+
+
+def impression_logits(popularity: Popularity) -> Tensor:
+    """(K,): log odds of the click rates."""
+    ctr = np.clip(np.array(popularity.ctr), 1e-6, 0.5)
+    return torch.from_numpy(np.log(ctr / (1 - ctr)))
 
 
 def conversion_logits(popularity: Popularity) -> Tensor:
@@ -38,6 +49,13 @@ def click_loss(objective: ClickObjective, data: TrainingSet, windows: Sequence[W
     logits_LK = click_logits(measure(data)).expand(len(page), -1)
     request_LR = torch.from_numpy(data.train.request[page])
     return float(mean_loss(objective.sums(logits_LK, request_LR, torch.from_numpy(item.copy()))))
+
+
+def impression_loss(data: TrainingSet) -> float:
+    """Binary cross entropy of the click rates over the items shown on the training pages."""
+    shown_LS, clicked_LS = map(torch.from_numpy, (data.train.shown, data.train.clicked))
+    logits_LK = impression_logits(measure(data)).expand(len(shown_LS), -1)
+    return float(mean_loss(ImpressionObjective.sums(logits_LK, shown_LS.long(), clicked_LS)))
 
 
 def conversion_loss(objective: ConversionObjective, data: TrainingSet) -> float:

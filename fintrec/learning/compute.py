@@ -1,34 +1,55 @@
 """What a training runs on: device, precision, processes."""
 
-from collections.abc import Callable
+import os
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from typing import Any, Final, Literal, TypeVar
 
 import torch
+from torch import Tensor
 
 from features.errors import ConfigurationError
 from fintrec.learning.distributed import ALONE, Group, local_rank
+from fintrec.learning.loader import loaded
 
 Precision = Literal["fp32", "bf16"]
 _BF16_SINCE: Final = (8, 0)  # CUDA capability
-Batch = TypeVar("Batch", bound=tuple[Any, ...])
+_GPU_WORKERS: Final = 4  # keep one GPU busy with recipe `paper` (docs/performance.md)
+Plan = TypeVar("Plan")
+Batch = TypeVar("Batch")
 
 
 @dataclass(frozen=True, slots=True)
 class Compute:
-    """Weights and losses are float32 always; with bf16 what autocast knows to be safe is not."""
+    """Weights and losses are float32 always; with bf16 what autocast knows to be safe is not.
+
+    `loader_workers` processes encode batches ahead of the training; with 0 it encodes them itself.
+    Numbers do not depend on it.
+    """
 
     device: torch.device = torch.device("cpu")
     precision: Precision = "fp32"
     group: Group = ALONE
+    loader_workers: int = 0
+
+    def batches(self, encode: Callable[[Plan], Batch], plan: Sequence[Plan]) -> Iterator[Batch]:
+        """The batches of a plan in its order, in the memory of the CPU."""
+        return loaded(encode, plan, self.loader_workers, pinned=self.device.type == "cuda")
 
     def placed(self, batch: Batch) -> Batch:
-        """A named tuple of tensors on the device."""
+        """A named tuple on the device: of tensors, of such tuples, and of whatever stays as it is."""
         if self.device.type == "cpu":
             return batch
-        make: Callable[..., Batch] = type(batch)
-        return make(*(tensor.to(self.device, non_blocking=True) for tensor in batch))
+        return self._placed(batch)
+
+    def _placed(self, part: Any) -> Any:
+        if isinstance(part, Tensor):
+            return part.to(self.device, non_blocking=True)
+        if isinstance(part, tuple):
+            make: Callable[..., Any] = type(part)
+            return make(*map(self._placed, part))
+        return part
 
     def autocast(self) -> AbstractContextManager[Any]:
         """In which the objective is computed."""
@@ -78,3 +99,17 @@ def precision_of(asked: str, device: torch.device) -> Precision:
         fast = on_gpu and torch.cuda.get_device_capability(device) >= _BF16_SINCE
         return "bf16" if fast else "fp32"
     return "bf16" if asked == "bf16" else "fp32"
+
+
+def loader_workers_of(asked: int | None, device: torch.device) -> int:
+    """How many processes encode; by default none beside a CPU's training, whose cores they share."""
+    if asked is not None:
+        return asked
+    return min(_GPU_WORKERS, os.cpu_count() or 1) if device.type == "cuda" else 0
+
+
+def auto() -> Compute:
+    """What this machine does best: its GPU and bf16 where it has them."""
+    device = device_of("auto")
+    workers = loader_workers_of(None, device)
+    return Compute(device, precision_of("auto", device), loader_workers=workers)

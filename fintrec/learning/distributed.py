@@ -45,7 +45,7 @@ class Group:
         """The objective, its gradients averaged over the processes; starts with the first's weights."""
         if self.size == 1:
             return objective
-        return DistributedDataParallel(objective)
+        return DistributedDataParallel(objective, broadcast_buffers=False)  # they never change
 
     def total(self, values: Tensor) -> Tensor:
         """The values added over the processes."""

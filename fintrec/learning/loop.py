@@ -38,8 +38,8 @@ Batch = TypeVar("Batch")
 class Task(Generic[Plan, Batch]):
     """What the loop trains.
 
-    `plan(epoch)` are the epoch's steps in order, `batch` encodes one of them, `tokens` counts the
-    interactions in it. `objective` gives the sums and counts of a batch's loss
+    `plan(epoch)` are the epoch's steps in order, `batch` encodes one of them, maybe in another
+    process, `tokens` counts the interactions in it. `objective` gives the sums and counts of a batch's loss
     (`fintrec/objectives.py`), `validate` the loss that epochs are judged by. `model` holds the
     weights that are kept. `base_loss` is what a model gets that knows the base rates alone
     (`fintrec/learning/base_rates.py`).
@@ -105,14 +105,14 @@ def fit(
     return training.result()
 
 
-def backward(objective: nn.Module, batch: object, compute: Compute) -> float:
+def backward(objective: nn.Module, batch: object, compute: Compute) -> Tensor:
     """Add the gradients of the mean loss of all processes' shares of a batch; returns that loss."""
     with compute.autocast():
-        sums_P2 = objective(batch)
+        sums_P2 = objective(compute.placed(batch))
     totals_P2 = compute.group.total(sums_P2.detach())
     loss = mean_loss(sums_P2, totals_P2[:, 1]) * compute.group.size
     loss.backward()  # type: ignore[no-untyped-call]
-    return float(mean_loss(totals_P2))
+    return mean_loss(totals_P2)
 
 
 class _Training(Generic[Plan, Batch]):
@@ -149,12 +149,13 @@ class _Training(Generic[Plan, Batch]):
         at, config = self._at, self._config
         self._task.objective.train()
         plan = self._task.plan(at.epoch)
+        batches = self._compute.batches(self._task.batch, plan[at.place :])
         while at.place < len(plan):
             at.share = (at.epoch - 1 + at.place / len(plan)) / config.epochs
             at.share = max(at.share, at.seconds / self._budget_seconds)
             if at.share >= 1:
                 break
-            self._step(plan[at.place])
+            self._step(next(batches))
             yield self._progress(None)
         self._task.objective.eval()
         validation = self._task.validate()
@@ -169,19 +170,19 @@ class _Training(Generic[Plan, Batch]):
         at.is_over = at.share >= 1 or at.epoch > config.epochs
         yield progress
 
-    def _step(self, planned: Plan) -> None:
+    def _step(self, batch: Batch) -> None:
         task, at = self._task, self._at
         for parameters in self._optimiser.param_groups:
             parameters["lr"] = self._learning_rate()
-        batch = task.batch(planned)
         self._optimiser.zero_grad(set_to_none=True)
-        at.loss = backward(task.objective, batch, self._compute)
+        loss = backward(task.objective, batch, self._compute)
+        norm = nn.utils.clip_grad_norm_(task.model.parameters(), self._config.gradient_norm)
+        at.loss, found_norm = torch.stack((loss, norm)).tolist()  # waits for the device, once
         trouble = self.watch.trouble_of(at.loss)
         if trouble is not None:
             self._fail(trouble)
-        norm = nn.utils.clip_grad_norm_(task.model.parameters(), self._config.gradient_norm)
-        if not math.isfinite(norm):
-            self._fail(f"gradient norm is {float(norm)}, expected a finite number")
+        if not math.isfinite(found_norm):
+            self._fail(f"gradient norm is {found_norm}, expected a finite number")
         self._optimiser.step()
         at.step += 1
         at.place += 1

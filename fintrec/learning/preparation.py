@@ -10,7 +10,7 @@ import torch
 from features.encoding import encode_histories
 from features.history import as_of
 from fintrec.datasets import TrainingSet
-from fintrec.learning.base_rates import click_logits, conversion_logits
+from fintrec.learning.base_rates import click_logits, conversion_logits, impression_logits
 from fintrec.learning.tasks import sampled
 from fintrec.models.embedding import HistoryEmbedding
 from fintrec.models.head import ItemHead
@@ -40,5 +40,6 @@ def prepare(pctr: Pctr, pcvr: Pcvr, data: TrainingSet, popularity: Popularity, s
         for scale, sample in ((embedding.dynamic_scale, dynamic), (item_head.static_scale, static)):
             if len(sample):
                 scale.fit(sample.mean(0), sample.std(0, correction=0))
-    pctr.item_head.output.bias.copy_(click_logits(popularity))
+    clicks = impression_logits if pctr.link == "sigmoid" else click_logits
+    pctr.item_head.output.bias.copy_(clicks(popularity))
     pcvr.item_head.output.bias.copy_(conversion_logits(popularity))

@@ -3,7 +3,7 @@
 Every epoch's order, and its sample of pages, is drawn from a generator of (seed, epoch) alone.
 """
 
-from collections.abc import Iterable
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -15,14 +15,18 @@ from features.errors import FintrecError
 from fintrec.batches import (
     ClickBatch,
     ConversionBatch,
+    ImpressionBatch,
     PageSample,
     Places,
+    Window,
     click_batch,
     click_windows,
     conversion_batch,
     converting_pages,
     grouped,
     history_lengths,
+    impression_batch,
+    impression_windows,
     sample_pages,
 )
 from fintrec.datasets import Decisions, TrainingSet, label_known
@@ -33,7 +37,7 @@ from fintrec.learning.loop import Task
 from fintrec.models.config import Recipe, TrainingConfig
 from fintrec.models.pctr import Pctr
 from fintrec.models.pcvr import Pcvr
-from fintrec.objectives import ClickObjective, ConversionObjective
+from fintrec.objectives import ClickObjective, ConversionObjective, ImpressionObjective
 
 IntArray = npt.NDArray[np.int64]
 
@@ -56,12 +60,19 @@ def click_task(
     recipe: Recipe,
     prior: ExposurePrior,
     compute: Compute = CPU,
-) -> Task[Places, ClickBatch]:
-    """pCTR on every clicked step of the training pages; NoExamples without clicks."""
+) -> Task[Places, Any]:
+    """pCTR on every clicked step of the training pages, or with a sigmoid link on every page that
+    shows an item; NoExamples without clicks.
+    """
     config = recipe.training
     stride = min(config.label_stride, recipe.model.window // 2)
-    windows = click_windows(data, data.train, stride)
-    held_out = click_windows(data, data.validation, stride)
+    of_each = model.link == "sigmoid"
+    find: Callable[..., list[Window]] = impression_windows if of_each else click_windows
+    encode: Callable[..., Any] = impression_batch if of_each else click_batch
+    windows, held_out = (
+        find(data, decisions, stride) if decisions.clicked.any() else []
+        for decisions in (data.train, data.validation)
+    )
     if not windows or not held_out:
         raise NoExamples(
             f"pCTR needs clicks: training has {len(windows)} windows with one, "
@@ -73,18 +84,24 @@ def click_task(
         held_out = [held_out[place] for place in sorted(chosen.tolist())]
     lengths = np.array([window.length for window in windows])
     judged = grouped(np.array([window.length for window in held_out]), config.batch_size, None)
-    objective = ClickObjective(model, prior)
+    objective: nn.Module
+    if of_each:
+        objective, base_loss = ImpressionObjective(model), base_rates.impression_loss(data)
+    else:
+        objective = ClickObjective(model, prior)
+        base_loss = base_rates.click_loss(objective, data, windows)
+    objective.to(compute.device)
 
     def plan(epoch: int) -> list[Places]:
         return grouped(lengths, config.batch_size, np.random.default_rng([config.seed, epoch]))
 
-    def batch(places: Places) -> ClickBatch:
+    def batch(places: Places) -> Any:
         chosen = [windows[place] for place in compute.group.share(places.chosen)]
-        return compute.placed(click_batch(data, data.train, chosen, places.bucket))
+        return encode(data, data.train, chosen, places.bucket)
 
-    def held_out_batch(places: Places) -> ClickBatch:
+    def held_out_batch(places: Places) -> Any:
         chosen = [held_out[place] for place in places.chosen]
-        return compute.placed(click_batch(data, data.validation, chosen, places.bucket))
+        return encode(data, data.validation, chosen, places.bucket)
 
     return Task(
         "pctr",
@@ -92,9 +109,9 @@ def click_task(
         compute.group.wrapped(objective),
         plan,
         batch,
-        lambda: _judge(objective, map(held_out_batch, _own(judged, compute)), compute),
+        lambda: _judge(objective, held_out_batch, judged, compute),
         _click_tokens,
-        base_rates.click_loss(objective, data, windows),
+        base_loss,
     )
 
 
@@ -133,11 +150,11 @@ def conversion_task(
         bucket, sample = planned
         share = compute.group.share
         sample = PageSample(share(sample.pages), share(sample.weight))
-        return compute.placed(conversion_batch(data, data.train, sample, bucket))
+        return conversion_batch(data, data.train, sample, bucket)
 
     def held_out_batch(places: Places) -> ConversionBatch:
         sample = PageSample(held_out[places.chosen], np.ones(len(places.chosen), np.float32))
-        return compute.placed(conversion_batch(data, data.validation, sample, places.bucket))
+        return conversion_batch(data, data.validation, sample, places.bucket)
 
     return Task(
         "pcvr",
@@ -145,13 +162,13 @@ def conversion_task(
         compute.group.wrapped(objective),
         plan,
         batch,
-        lambda: _judge(objective, map(held_out_batch, _own(judged, compute)), compute),
+        lambda: _judge(objective, held_out_batch, judged, compute),
         _conversion_tokens,
         base_rates.conversion_loss(objective, data),
     )
 
 
-def _click_tokens(batch: ClickBatch) -> int:
+def _click_tokens(batch: ClickBatch | ImpressionBatch) -> int:
     return int((batch.times_WT > 0).sum())
 
 
@@ -159,17 +176,18 @@ def _conversion_tokens(batch: ConversionBatch) -> int:
     return int((batch.times_BT > 0).sum())
 
 
-def _own(judged: list[Places], compute: Compute) -> list[Places]:
-    """The batches of a validation that this process computes."""
-    return judged[compute.group.rank :: compute.group.size]
-
-
 @torch.inference_mode()
-def _judge(objective: nn.Module, batches: Iterable[Any], compute: Compute) -> float:
-    """Mean loss over the batches of all processes."""
+def _judge(
+    objective: nn.Module,
+    encode: Callable[[Places], Any],
+    judged: list[Places],
+    compute: Compute,
+) -> float:
+    """Mean loss over the batches of all processes, each of which computes its own."""
+    own = judged[compute.group.rank :: compute.group.size]
     sums = torch.zeros(1, 2, dtype=torch.float64, device=compute.device)
-    for batch in batches:
+    for batch in compute.batches(encode, own):
         with compute.autocast():
-            sums += objective(batch)
+            sums += objective(compute.placed(batch))
     sums = compute.group.total(sums)
     return float((sums[:, 0] / sums[:, 1]).sum())

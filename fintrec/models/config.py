@@ -17,6 +17,7 @@ DynamicFusion = Literal["add", "concat"]
 TimeEncoding = Literal["product", "learned", "none"]
 Elapsed = Literal["log", "half_lives"]
 ItemVectors = Literal["free", "compared"]
+ClickLink = Literal["softmax", "sigmoid"]
 Schedule = Literal["constant", "cosine"]
 
 _CHOICES: Final[Mapping[str, tuple[str, ...]]] = {
@@ -26,6 +27,7 @@ _CHOICES: Final[Mapping[str, tuple[str, ...]]] = {
     "time_encoding": ("product", "learned", "none"),
     "elapsed": ("log", "half_lives"),
     "item_vectors": ("free", "compared"),
+    "click_link": ("softmax", "sigmoid"),
     "schedule": ("constant", "cosine"),
 }
 
@@ -42,6 +44,9 @@ class ModelConfig:
     `item_vectors`: an item's logit is a row of the output layer (`free`), or also the hidden state
     compared with the vector that the item starts with in the history, to which pCVR's encoder adds
     the vectors of the items that were seen (`compared`).
+    `click_link` belongs to pCTR: its logits are those of eq. 2, one next click among all items
+    (`softmax`), or each shown item's own, clicked or not (`sigmoid`): of that a user who is likelier
+    to click on anything is a part, and pages without a click are learned from.
     `use_fm=False` leaves F_fm out of both heads. `window` cuts the context (FinTRec table 3:
     1 / 5 / 50 / 120). `shared_trunk`: both models have one embedding and one set of lower blocks
     (`fintrec/models/trunk.py`).
@@ -60,6 +65,7 @@ class ModelConfig:
     time_encoding: TimeEncoding = "product"
     elapsed: Elapsed = "log"
     item_vectors: ItemVectors = "free"
+    click_link: ClickLink = "softmax"
     use_fm: bool = True
     shared_trunk: bool = False
 

@@ -67,6 +67,7 @@ class Pctr(nn.Module):
 
     def __init__(self, vocabulary: Vocabulary, config: ModelConfig) -> None:
         super().__init__()
+        self.link = config.click_link
         self.encoder = ClickDecoder(vocabulary, config)
         self.item_head = ItemHead(
             vocabulary, config.d_model, config.d_head, config.dropout, config.use_fm

@@ -1,10 +1,9 @@
 """Sections of a Markdown file, and runs summed up as rows."""
 
-from pathlib import Path
 from typing import Any
 
 from bench.measure import FINTREC, FLOOR
-from bench.report import rows, serving_section, write_section
+from bench.report import rows, serving_section
 from fintrec.slates import TIERS
 
 
@@ -73,17 +72,3 @@ def test_the_section_says_which_goals_were_reached() -> None:
     text = serving_section(data)
     assert "| 1,500 requests/s: p99 <= 120 ms | 130.0 ms | no |" in text
     assert "| 1,500 requests/s: p99 <= 2.5 x the floor | 1.30 | yes |" in text
-
-
-def test_a_section_is_replaced_and_its_neighbours_stay(tmp_path: Path) -> None:
-    path = tmp_path / "performance.md"
-    path.write_text("# Mine\n\nbefore\n")
-    write_section(path, "serving", "one")
-    write_section(path, "ingest", "two")
-    write_section(path, "serving", r"three \1")
-    text = path.read_text()
-    assert text.startswith("# Mine\n\nbefore\n")
-    assert "one" not in text
-    assert r"three \1" in text
-    assert text.count("<!-- bench:serving -->") == 1
-    assert "two" in text

@@ -8,7 +8,7 @@ import torch
 from click.testing import CliRunner
 
 from bench.training import main
-from bench.training_measure import clock_of, padding, spread
+from bench.training_measure import clock_of, encoded_ahead, padding, spread
 from bench.training_profile import data_sheet_tflops, profiled
 from bench.training_report import section
 from bench.training_work import PARTS, Trainer, scoring_works, sequence_work, training_works
@@ -142,11 +142,20 @@ def test_no_run_without_a_result_is_told(tmp_path) -> None:
     assert "has no finished cell" in told.output
 
 
+def test_a_page_without_the_section_is_refused_before_anything_is_measured(tmp_path) -> None:
+    page = tmp_path / "page.md"
+    page.write_text("nothing")
+    told = CliRunner().invoke(main, ["--markdown", str(page), "--out", str(tmp_path / "none")])
+    assert (told.exit_code, (tmp_path / "none").exists()) == (2, False)
+    assert "has no section <!-- results:training -->" in " ".join(told.output.split())
+
+
 def test_the_command_measures_once_and_writes_the_section(tmp_path) -> None:
     threads = torch.get_num_threads()
     argv = ["--bank-size", "tiny", "--recipe", "tiny_cpu", "--batches", "1", "--steps", "1"]
     argv += ["--profile", str(tmp_path / "profile"), "--out", str(tmp_path / "out")]
     page = tmp_path / "performance.md"
+    page.write_text("before <!-- results:training --> <!-- /results:training --> after")
     try:
         told = CliRunner().invoke(main, argv, catch_exceptions=False)
     finally:
@@ -170,3 +179,17 @@ def test_the_command_measures_once_and_writes_the_section(tmp_path) -> None:
     for part in ("Padded against bucketed", "bare products", "Not run on a GPU yet", "aten::mm"):
         assert part in text
     assert str(tmp_path) not in text
+
+
+def test_batches_encoded_ahead_are_the_same_steps(data) -> None:
+    (_, work) = training_works("tiny", data, RECIPE)
+    ticks = iter(range(100))  # a side takes one second
+    weights = []
+    for workers in (0, 2):
+        trainer = Trainer(work, RECIPE.training, CPU)
+        found = encoded_ahead(work, trainer, workers, lambda: next(ticks), 4, 3)
+        weights.append(trainer.loss.state_dict())
+    assert all(torch.equal(weights[0][name], weights[1][name]) for name in weights[0])
+    real = sum(int(work.present(work.encode(planned, False)).sum()) for planned in work.plan[:4])
+    assert found["ahead_tokens_per_s"] == found["in_between_tokens_per_s"] == [real] * 3
+    assert (found["workers"], found["ratio"]) == (2, [1, 1, 1])

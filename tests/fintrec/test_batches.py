@@ -113,7 +113,7 @@ def test_a_step_in_a_window_has_the_logits_of_its_own_history() -> None:
         with torch.inference_mode():
             logits = objective.logits(batch)
             loss = mean_loss(objective(batch))
-        shares = torch.from_numpy(prior.rows(batch.request_LR.numpy())).float()
+        shares = prior.rows(batch.request_LR).float()
         own = -torch.log_softmax(logits + shares, 1)[torch.arange(len(logits)), batch.target_L]
         torch.testing.assert_close(loss, own.mean())
         for step in range(len(logits)):

@@ -14,9 +14,9 @@ from click.testing import CliRunner
 
 from features.errors import ConfigurationError
 from fintrec.commands.reproduce import reproduce
-from fintrec.experiments import bank_data, floor, judge, schedule, table, trials
+from fintrec.experiments import bank_data, floor, judge, plots, schedule, table, table_text, trials
 from fintrec.experiments.cell import run_cell
-from fintrec.experiments.rows import TABLES, WAITS, Cell, cell_named, cells
+from fintrec.experiments.rows import TABLES, WAITS, Cell, cell_named, cells, predictions
 from fintrec.experiments.run import Plan, estimated_seconds, plan
 from fintrec.experiments.setting import (
     CELLS,
@@ -29,6 +29,7 @@ from fintrec.experiments.setting import (
     tiny,
 )
 from fintrec.metrics import auroc, calibration_error, log_loss
+from fintrec.result_files import read_cells
 
 BY_COMMAND = ("fintrec-0", "clicks_rates")
 
@@ -101,8 +102,12 @@ def test_rows_that_wait_for_the_foundation_model_say_so_and_no_result_is_told_tw
     assert by_name["forest_fm"]["cells"] == []
     assert f"| RF + feature set + FM | 0 | {WAITS} |" in page
     for name in ("without_fm", "window_120"):
-        assert by_name[name]["cells"] == by_name["fintrec"]["cells"]
-        assert by_name[name]["note"] in page
+        row = by_name[name]
+        assert row["cells"] == by_name["fintrec"]["cells"]
+        assert "log_loss" not in row
+        assert f"| {row['label']} ({row['note']}) | 1 | as FinTRec | |" in page.replace(
+            "|  |", "| |"
+        )
 
 
 def test_a_row_of_the_table_has_the_log_loss_of_its_predictions(done):
@@ -121,6 +126,11 @@ def test_a_row_of_the_table_has_the_log_loss_of_its_predictions(done):
     below = 1 - expected / model["log_loss"]["all"]["value"]
     assert row["below_model"]["value"] == pytest.approx(below)
     assert "below_model" not in model
+    start, end = (
+        next(row for row in found["rows"] if row["row"] == name)["log_loss"]["all"]["value"]
+        for name in ("base_rates", "foresight")
+    )
+    assert row["way"]["value"] == pytest.approx((start - expected) / (start - end))
     assert (out / "table3.png").stat().st_size > 10_000
 
 
@@ -152,6 +162,43 @@ def test_a_calibrated_row_is_the_plain_one_through_maps_of_validation(done):
     for item in range(0, plain.shape[1], 40):  # a map of one item keeps the order of its pages
         order = np.argsort(plain[:, item], kind="stable")
         assert (np.diff(mapped[order, item]) >= -1e-6).all()
+
+
+def test_a_joint_cell_predicts_both_and_a_length_trains_on_its_own_pages(done, tmp_path):
+    """Conversions are learned from as many pages as alone, clicks from all, as alone."""
+    out = tmp_path / "out"
+    (out / CELLS).mkdir(parents=True)
+    for path in done[0].iterdir():
+        if path.name != CELLS:
+            (out / path.name).symlink_to(path)
+    rows, setting = TABLES["ablations"], read_setting(out)
+    found = run_cell(out, "ablations", cell_named(rows, "shared_trunk-0", setting.seeds))["result"]
+    assert found["train_pages"] == setting.train_pages < len(bank_data.load(out).train)
+    alone = read_cells(done[0] / CELLS)
+    assert found["training"]["joint"]["steps"] == sum(
+        alone[name]["result"]["training"][task]["steps"]
+        for name, task in (("clicks_fintrec-0", "pctr"), ("fintrec-0", "pcvr"))
+    )
+    assert sorted(found["metrics"]) == [
+        "clicks_shared_trunk-0",
+        "shared_trunk-0",
+        "shared_trunk_calibrated-0",
+    ]
+    summary = table.summary(out, "ablations")
+    by_name = {row["row"]: row for row in summary["rows"]}
+    for name, scope in (("shared_trunk", "all"), ("clicks_shared_trunk", "shown")):
+        assert by_name[name]["cells"] == [f"{name}-0"]
+        stored = found["metrics"][f"{name}-0"][f"log_loss_{scope}"]
+        assert by_name[name]["log_loss"][scope]["value"] == pytest.approx(stored, abs=1e-6)
+    assert "| both models in one training | 0 | not run |" in table_text.markdown(
+        summary, "command"
+    )
+    plots.draw(summary, out / "plot.png")
+    length = Cell(replace(TABLES["lengths"][0], changes={"train_pages": 30}), 0)
+    assert run_cell(out, "lengths", length)["result"]["train_pages"] == 30
+    assert estimated_seconds(length, setting) < estimated_seconds(
+        Cell(TABLES["lengths"][2], 0), setting
+    )
 
 
 def test_a_trial_is_judged_on_validation_pages_that_calibrate_nothing(done, tmp_path):
@@ -262,18 +309,31 @@ def test_a_model_compared_with_itself_is_no_better_and_one_that_knows_more_is():
     )
 
 
+def test_a_row_is_better_or_worse_only_where_users_and_seeds_both_say_so():
+    chance, scope = scope_of(np.random.default_rng(3))
+    good, bad = (judge.loss_sums(one, scope) for one in (chance, np.sqrt(chance)))
+    assert judge.verdict([good], [bad]) == "better"
+    assert judge.verdict([bad], [good]) == "worse"
+    assert judge.verdict([good], [good]) == "level"
+    assert judge.verdict([bad, good], [good]) == "level"  # the seeds' ranges touch
+
+
 def test_an_unknown_cell_is_refused():
     with pytest.raises(ValueError, match="no cell is called 'window_7-0'"):
         cell_named(TABLES["table3"], "window_7-0", (0,))
 
 
-def test_the_table_of_a_run_that_was_cut_off_counts_the_seeds_it_has(done):
-    out = done[0]
+def test_a_row_is_predicted_by_its_own_cells_or_by_those_of_another_row():
     rows = TABLES["table3"]
-    forest = next(row for row in rows if row.name == "forest")
-    assert table._finished(forest, rows, (0, 1, 2), {"forest-0": {}, "forest-2": {}}) == [
-        "forest-0",
-        "forest-2",
-    ]
-    assert Cell(forest, 2).name == "forest-2"
-    assert (out / "table3.json").exists()
+
+    def found(name):
+        return predictions(next(row for row in rows if row.name == name), rows, (0, 2))
+
+    assert found("forest") == {"forest-0": "forest-0", "forest-2": "forest-2"}
+    assert found("window_120") == {"fintrec-0": "fintrec-0", "fintrec-2": "fintrec-2"}
+    assert found("fintrec_calibrated") == {
+        "fintrec-0": "fintrec_calibrated-0",
+        "fintrec-2": "fintrec_calibrated-2",
+    }
+    assert found("hindsight") == {"foresight": "hindsight"}
+    assert found("forest_fm") == {}

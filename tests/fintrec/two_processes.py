@@ -47,7 +47,7 @@ def gradients(compute: Compute) -> list[dict[str, torch.Tensor | float]]:
         plan = task.plan(1)
         for planned in (plan[0], plan[len(plan) // 2], min(plan, key=lambda p: len(rows(p)))):
             task.model.zero_grad()
-            loss = backward(task.objective, task.batch(planned), compute)
+            loss = float(backward(task.objective, task.batch(planned), compute))
             of = {n: w.grad.clone() for n, w in task.model.named_parameters() if w.requires_grad}
             found.append({"loss": loss, "rows": float(len(rows(planned))), **of})
     return found
