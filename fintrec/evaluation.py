@@ -71,7 +71,7 @@ def score(
         nothing = np.zeros((0, len(data.items)), np.float32)
         return Scored(pages, nothing, nothing, nothing > 0, nothing > 0, link)
     joined: Any = (np.concatenate(part) for part in zip(*parts, strict=True))
-    return Scored(*joined, link)
+    return Scored(*joined)._replace(link=link)
 
 
 def _logits(
