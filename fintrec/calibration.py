@@ -93,8 +93,8 @@ class Calibration:
     offsets: tuple[int, ...] = ()
     slopes: tuple[int, ...] = ()
     limit: float | None = None
-    link: str = "softmax"
     choice: Mapping[str, Any] = field(default_factory=dict, hash=False)
+    link: str = "softmax"
     _items: tuple[FloatArray, FloatArray] = field(init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:

@@ -70,8 +70,10 @@ def score(
     if not parts:
         nothing = np.zeros((0, len(data.items)), np.float32)
         return Scored(pages, nothing, nothing, nothing > 0, nothing > 0, link)
-    joined: Any = (np.concatenate(part) for part in zip(*parts, strict=True))
-    return Scored(*joined, link)
+    found, pctr_logits, pcvr_logits, happened, known = (
+        np.concatenate(part) for part in zip(*parts, strict=True)
+    )
+    return Scored(found, pctr_logits, pcvr_logits, happened, known, link)
 
 
 def _logits(

@@ -1,7 +1,8 @@
 """The form `events` of the public suite: an event log of cases, judged by its next events.
 
-Where the log has offers (`offers.py`), our encoder says at once which of them will be accepted, beside
-a constant, a forest, boosting, and a line through the encoder's own side features.
+Where the log has offers (`offers.py`), our encoder says at once which of them will be accepted, alone
+and together with a forest, beside a constant, the forest, boosting, and a line through the encoder's
+own side features.
 """
 
 from collections.abc import Callable
@@ -14,7 +15,7 @@ from fintrec.public.event_log import EventLog, read_event_log
 from fintrec.public.goals import Line, next_kind_lines
 from fintrec.public.leaks import suspect_below
 from fintrec.public.offer_encoder import OfferSettings
-from fintrec.public.offers import GOAL_LOG_LOSS, MODELS, VARIANTS, offer_baselines
+from fintrec.public.offers import GOAL_LOG_LOSS, JUDGED, MODELS, VARIANTS, offer_baselines
 from fintrec.public.source_files import cell_name, identity
 from fintrec.public.suite import Say, silent, told
 from fintrec.result_files import ResultFolder
@@ -82,11 +83,12 @@ def _next_event(
 def _offers(
     log: EventLog, cell: Cell, seeds: tuple[int, ...], budget_minutes: float | None, say: Say
 ) -> dict[str, Any]:
-    protocol = {"variants": list(VARIANTS), "models": list(MODELS)}
+    protocol = {"variants": list(VARIANTS), "models": list(MODELS), "minus": "forest"}
     found = dict(cell("offers_baselines", protocol, lambda: offer_baselines(log)))
     if "reason" in found:
         return found
-    settings = {**OfferSettings().to_dict(), "budget_minutes": budget_minutes}
+    together = {"with_forest": "mean of log odds"}
+    settings = {**OfferSettings().to_dict(), **together, "budget_minutes": budget_minutes}
     found["encoder"] = {
         str(seed): cell(
             f"offers_encoder-seed{seed}",
@@ -109,7 +111,8 @@ def suspects(file: str, offers: dict[str, Any]) -> list[str]:
         bound = suspect_below(offers[variant]["constant"]["log_loss"])
         losses = {name: offers[variant][name]["log_loss"] for name in MODELS}
         losses |= {
-            f"encoder, seed {seed}": one[variant]["test"]["log_loss"]
+            f"{name}, seed {seed}": one[variant][part]["log_loss"]
+            for name, part in JUDGED.items()
             for seed, one in offers["encoder"].items()
         }
         found += [
@@ -140,12 +143,13 @@ def _offer_lines(data: str, result: dict[str, Any], is_bpic: bool) -> list[Line]
     return [
         Line(
             data,
-            f"offer conversion, {variant}, log loss",
-            tuple(one[variant]["test"]["log_loss"] for one in offers["encoder"].values()),
+            f"offer conversion, {variant}, {name}, log loss",
+            tuple(one[variant][part]["log_loss"] for one in offers["encoder"].values()),
             GOAL_LOG_LOSS if is_bpic and variant == "published" else None,
             "lower",
             {name: offers[variant][name]["log_loss"] for name in MODELS},
             tuple(f"{cell}{seed}" for seed in offers["encoder"]),
         )
         for variant in VARIANTS
+        for name, part in JUDGED.items()
     ]

@@ -4,9 +4,9 @@
     python -m fintrec.public.offer_folds TRIALS.jsonl PAGE.md    the table, between results:offer_trials
 
 The training offers' last four tenths are judged one after the other, each by models that learned
-from what came before it; pretraining ends at its first offer. The forest and the line through the
-side features stand beside the encoder in the same folds, in the file's first line. No test offer is looked at. A trial is one
-line of the file.
+from what came before it; pretraining ends at its first offer. In the same folds the forest stands
+beside the encoder, and the mean of both log odds; in the file's first line all other baselines too.
+No test offer is looked at. A trial is one line of the file.
 """
 
 import json
@@ -23,12 +23,20 @@ import torch
 from features.errors import ConfigurationError
 from fintrec.public.event_log import EventLog, read_event_log
 from fintrec.public.offer_encoder import OfferSettings
-from fintrec.public.offer_training import ensemble, pretrained, windows_of
-from fintrec.public.offers import Offers, baselines, find_offers, split
+from fintrec.public.offer_training import ensemble, judged, pretrained, windows_of
+from fintrec.public.offers import (
+    BOTH,
+    MODELS,
+    Offers,
+    baseline_probabilities,
+    figures,
+    find_offers,
+    split,
+)
 from fintrec.result_files import markdown_table, write_section
 
 CUTS: Final = (0.6, 0.7, 0.8, 0.9, 1.0)
-_BESIDE: Final = ("forest", "logistic", "boosting", "constant")
+_BESIDE: Final = (BOTH, "forest", "logistic", "boosting", "constant")
 
 
 def folds(train: Offers) -> list[tuple[Offers, Offers]]:
@@ -43,18 +51,21 @@ def folds(train: Offers) -> list[tuple[Offers, Offers]]:
 def trial(
     log: EventLog, settings: OfferSettings, seed: int = 0, *, beside: bool = True
 ) -> dict[str, Any]:
-    """Log losses of the encoder, its members, and the baselines `beside` it: mean and by fold."""
+    """Log losses of encoder, forest and both together, mean and by fold; all baselines if `beside`."""
     found: dict[str, list[float]] = {}
-    for known, judged in folds(split(find_offers(log))[0]):
-        train, test = windows_of(log, known, judged, settings)
-        start = pretrained(log, int(judged.sent_ms_O.min()), settings, seed)
-        ours = ensemble(train, test, start, settings, seed)
+    for known, asked in folds(split(find_offers(log))[0]):
+        train, test = windows_of(log, known, asked, settings)
+        start = pretrained(log, int(asked.sent_ms_O.min()), settings, seed)
+        ours_O, trained = ensemble(train, test, start, settings, seed)
+        names = MODELS if beside else ("forest",)
+        others = baseline_probabilities(log, known, asked, names)
+        ours = judged(ours_O, others["forest"], asked)
         losses = {
             "encoder": ours["test"]["log_loss"],
-            "one member": float(np.mean([member["log_loss"] for member in ours["members"]])),
+            "one member": float(np.mean([member["log_loss"] for member in trained["members"]])),
+            BOTH: ours["with_forest"]["log_loss"],
+            **{name: figures(other_O, asked)["log_loss"] for name, other_O in others.items()},
         }
-        if beside:
-            losses |= {n: one["log_loss"] for n, one in baselines(log, known, judged).items()}
         for name, loss in losses.items():
             found.setdefault(name, []).append(round(loss, 4))
     return {

@@ -5,6 +5,7 @@
 - `members` encoders start there and learn from all training offers for a fixed number of epochs, so
   no offers are spent on choosing one; they differ by their seeds
 - the probability of an offer is the mean of the members'
+- beside it, the encoder and the forest together: the mean of their log odds
 
 Shapes: O offers
 """
@@ -28,7 +29,15 @@ from fintrec.public.kind_models import train_decoder
 from fintrec.public.leaks import check_past
 from fintrec.public.offer_encoder import OfferEncoder, OfferSettings
 from fintrec.public.offer_windows import OfferBatch, OfferWindows, offer_windows
-from fintrec.public.offers import Offers, contexts, figures, find_offers, variants
+from fintrec.public.offers import (
+    Offers,
+    baseline_probabilities,
+    contexts,
+    figures,
+    find_offers,
+    mean_of_log_odds,
+    variants,
+)
 from fintrec.public.ragged import IntArray
 from fintrec.public.side_features import fit_side_features
 from fintrec.public.suite import Say
@@ -136,8 +145,8 @@ def ensemble(
     seed: int,
     budget_minutes: float | None = None,
     report: Callable[[int, Progress], None] = lambda member, progress: None,
-) -> dict[str, Any]:
-    """Train the members and judge their mean on `test`."""
+) -> tuple[FloatArray, dict[str, Any]]:
+    """Train the members: the mean of their probabilities on `test`, (O,), and what each one is."""
     minutes = None if budget_minutes is None else budget_minutes / settings.members
     found, members = np.zeros(len(test)), []
     for member in range(settings.members):
@@ -152,8 +161,7 @@ def ensemble(
         alone = probabilities(encoder, test)
         found += alone / settings.members
         members.append({**history, **figures(alone, test.offers)})
-    return {
-        "test": figures(found, test.offers),
+    return found, {
         "members": members,
         "weights": sum(math.prod(weight.shape) for weight in encoder.parameters()),
     }
@@ -166,7 +174,7 @@ def encoder_quality(
     say: Say,
     settings: OfferSettings | None = None,
 ) -> dict[str, Any]:
-    """The encoder, trained with a seed, on both variants: figures of the ensemble and its members."""
+    """The encoder, trained with a seed, on both variants: `judged` with the ensemble's members."""
     settings = settings or OfferSettings()
     found: dict[str, Any] = {}
     start: Weights | None = None
@@ -175,10 +183,20 @@ def encoder_quality(
         if start is None:
             start = pretrained(log, split_ms, settings, seed)
         known, asked = windows_of(log, train, test, settings)
-        found[variant] = {"train_offers": len(train)} | ensemble(
-            known, asked, start, settings, seed, budget_minutes, _told(say, variant, seed, settings)
-        )
+        report = _told(say, variant, seed, settings)
+        ours_O, trained = ensemble(known, asked, start, settings, seed, budget_minutes, report)
+        forest_O = baseline_probabilities(log, train, test, ("forest",))["forest"]
+        found[variant] = {"train_offers": len(train), **judged(ours_O, forest_O, test), **trained}
     return found
+
+
+def judged(encoder_O: FloatArray, forest_O: FloatArray, test: Offers) -> dict[str, Any]:
+    """Figures of the encoder, `test`, and of the encoder and the forest together, `with_forest`."""
+    both_O = mean_of_log_odds(encoder_O, forest_O)
+    return {
+        "test": figures(encoder_O, test, forest_O),
+        "with_forest": figures(both_O, test, forest_O),
+    }
 
 
 def _told(

@@ -19,8 +19,11 @@ import numpy as np
 import numpy.typing as npt
 
 from features.spec import DAY_MS, HOUR_MS
+from fintrec.baselines.per_item import log_odds
+from fintrec.intervals import paired_difference
+from fintrec.logistic import sigmoid
 from fintrec.logs import LogError
-from fintrec.metrics import auroc, log_loss
+from fintrec.metrics import auroc, log_loss, losses
 from fintrec.public.event_log import EventLog, IntArray
 from fintrec.public.leaks import check_known
 from fintrec.public.side_features import fit_side_features
@@ -31,8 +34,11 @@ FOLLOW_UP_MS: Final = 30 * DAY_MS
 TRAIN_SHARE: Final = 0.8
 FEWEST: Final = 50  # offers, below which no model is trained
 FEWEST_EACH: Final = 2  # accepted and refused ones of each part
+FEWEST_CASES: Final = 2  # of the test offers: with one there is nothing to resample
 GOAL_LOG_LOSS: Final = 0.6507  # of the forest, as published
 VARIANTS: Final = ("published", "purged")
+BOTH: Final = "encoder and forest"  # the mean of their log odds
+JUDGED: Final = {"encoder": "test", BOTH: "with_forest"}  # what an encoder's cell calls our models
 MODELS: Final = ("constant", "forest", "boosting", "logistic")
 FloatArray = npt.NDArray[np.float64]
 BoolArray = npt.NDArray[np.bool_]
@@ -81,13 +87,15 @@ def find_offers(log: EventLog) -> Offers:
 
 
 def split(offers: Offers) -> tuple[Offers, Offers]:
-    """(train, test); LogError with too few offers, or only accepted or only refused ones."""
+    """(train, test); LogError with too few offers or cases, or only accepted or only refused ones."""
     if len(offers) < FEWEST:
         raise LogError(f"{len(offers)} offers with a full follow-up, expected at least {FEWEST}")
     num_train = int(TRAIN_SHARE * len(offers))
     train, test = offers.take(slice(0, num_train)), offers.take(slice(num_train, len(offers)))
     _check_outcomes("training", train)
     _check_outcomes("test", test)
+    if len(np.unique(test.case_O)) < FEWEST_CASES:
+        raise LogError(f"all {len(test)} test offers are of one case, expected {FEWEST_CASES}")
     return train, test
 
 
@@ -151,23 +159,37 @@ def variants(offers: Offers) -> dict[str, tuple[Offers, Offers]]:
     return found
 
 
-def baselines(log: EventLog, train: Offers, test: Offers) -> dict[str, dict[str, float]]:
-    """Log loss and AUROC on `test` of models fitted on `train`."""
+def baseline_probabilities(
+    log: EventLog, train: Offers, test: Offers, names: Sequence[str] = MODELS
+) -> dict[str, FloatArray]:
+    """Of the `test` offers being accepted, (O,), by each of the named models fitted on `train`."""
     from sklearn.ensemble import HistGradientBoostingClassifier, RandomForestClassifier
     from sklearn.linear_model import LogisticRegression
 
     known, asked = contexts(log, train, test)
     side = fit_side_features(known, len(np.unique(log.activity_N)))
-    found = {"constant": figures(np.full(len(test), train.is_accepted_O.mean()), test)}
+    found = {"constant": np.full(len(test), train.is_accepted_O.mean())}
     classifiers = {
         "forest": (RandomForestClassifier(300, min_samples_leaf=10, random_state=0), known, asked),
         "boosting": (HistGradientBoostingClassifier(random_state=0), known, asked),
         "logistic": (LogisticRegression(C=0.01, max_iter=1000), side.of(known), side.of(asked)),
     }
-    for name, (model, features, of_test) in classifiers.items():
+    for name in classifiers.keys() & set(names):
+        model, features, of_test = classifiers[name]
         model.fit(features, train.is_accepted_O)
-        found[name] = figures(model.predict_proba(of_test)[:, 1], test)
-    return found
+        found[name] = model.predict_proba(of_test)[:, 1]
+    return {name: found[name] for name in names}
+
+
+def baselines(log: EventLog, train: Offers, test: Offers) -> dict[str, dict[str, Any]]:
+    """`figures` on `test` of all baselines, fitted on `train`."""
+    found = baseline_probabilities(log, train, test)
+    return {name: figures(found[name], test, found["forest"]) for name in MODELS}
+
+
+def mean_of_log_odds(one_O: FloatArray, other_O: FloatArray) -> FloatArray:
+    """The probability whose log odds are the mean of two models': equal weights, nothing to tune."""
+    return sigmoid((log_odds(one_O) + log_odds(other_O)) / 2)
 
 
 def offer_baselines(log: EventLog) -> dict[str, Any]:
@@ -184,9 +206,21 @@ def offer_baselines(log: EventLog) -> dict[str, Any]:
     return found
 
 
-def figures(probability_O: FloatArray, offers: Offers) -> dict[str, float]:
-    """Log loss and AUROC."""
-    return {
+def figures(
+    probability_O: FloatArray, offers: Offers, forest_O: FloatArray | None = None
+) -> dict[str, Any]:
+    """Log loss and AUROC; beside a forest's probabilities also the log loss minus the forest's.
+
+    `minus_forest` is a 95 % interval of the same offers' paired difference, by resampling cases: the
+    offers of one case share their fate. ValueError where all offers are of one case.
+    """
+    found: dict[str, Any] = {
         "log_loss": round(log_loss(probability_O, offers.is_accepted_O), 4),
         "auroc": round(auroc(probability_O, offers.is_accepted_O), 4),
     }
+    if forest_O is not None:
+        ours_O, theirs_O = (
+            losses(each, offers.is_accepted_O) for each in (probability_O, forest_O)
+        )
+        found["minus_forest"] = paired_difference(ours_O, theirs_O, offers.case_O).to_dict()
+    return found

@@ -12,7 +12,7 @@ import numpy as np
 
 from fintrec.machine import in_words
 from fintrec.public.goals import Line
-from fintrec.public.offers import MODELS, VARIANTS
+from fintrec.public.offers import BOTH, JUDGED, MODELS, VARIANTS
 from fintrec.public.sequences import BEAUTY, ORACLE
 from fintrec.public.source_files import cell_name
 from fintrec.result_files import markdown_table, read_cells
@@ -110,22 +110,44 @@ def _offers(result: Mapping[str, Any]) -> list[str]:
             ),
         )
     )
-    of_seeds = {v: [seed[v]["test"] for seed in encoders.values()] for v in VARIANTS}
-    rows.append(
-        (
-            f"encoder, mean of {len(members)} members, {_seeds(encoders)}",
-            *(_figures(of_seeds[v]) for v in VARIANTS),
-        )
-    )
-    spreads = (_spread([one["log_loss"] for one in of_seeds[v]]) for v in VARIANTS)
-    rows.append(("range of its log loss over the seeds", *spreads))
+    for name, part in (
+        (f"encoder, mean of {len(members)} members, {_seeds(encoders)}", JUDGED["encoder"]),
+        (f"{BOTH}, mean of both log odds, {_seeds(encoders)}", JUDGED[BOTH]),
+    ):
+        of_seeds = {v: [seed[v][part] for seed in encoders.values()] for v in VARIANTS}
+        rows.append((name, *(_figures(of_seeds[v]) for v in VARIANTS)))
+        spreads = (_spread([one["log_loss"] for one in of_seeds[v]]) for v in VARIANTS)
+        rows.append(("range of its log loss over the seeds", *spreads))
     suspect = result["suspect"]
     verdict = "; ".join(suspect) if suspect else "no figure is below the bound of a leak"
     return [
         f"### Offer conversion: {result['file']}, {offers['test_offers']:,} test offers",
         _table(head, rows),
+        *_minus_forest(offers),
         f"Leak checks: {verdict}.",
     ]
+
+
+def _minus_forest(offers: Mapping[str, Any]) -> list[str]:
+    models = {name: [{v: offers[v][name] for v in VARIANTS}] for name in MODELS if name != "forest"}
+    seeds = offers["encoder"].values()
+    for name, part in JUDGED.items():
+        models[name] = [{v: one[v][part] for v in VARIANTS} for one in seeds]
+    rows = [
+        (name, *(_interval([one[v]["minus_forest"] for one in runs]) for v in VARIANTS))
+        for name, runs in models.items()
+    ]
+    return [
+        "Log loss minus that of our forest on the same offers, with 95 % intervals (cases resampled; of "
+        "several seeds the mean and the outermost bounds):",
+        _table(("minus the forest", *VARIANTS), rows),
+    ]
+
+
+def _interval(found: Sequence[Mapping[str, float]]) -> str:
+    value = float(np.mean([one["value"] for one in found]))
+    low, high = min(one["low"] for one in found), max(one["high"] for one in found)
+    return f"{value:+.4f} ({low:+.4f} to {high:+.4f})"
 
 
 def _figures(found: Sequence[Mapping[str, float]]) -> str:

@@ -13,7 +13,6 @@ from click.testing import CliRunner
 from features.spec import DAY_MS
 from features.vocabulary import code
 from fintrec import logs
-from fintrec.adapters import bpic2012, complete_journey
 from fintrec.commands.dataset import dataset
 from fintrec.dataset.spill import read_log
 from fintrec.dataset.timeline import timeline_of
@@ -24,11 +23,18 @@ PERIODS = ("train", "validation", "test")
 EVER_MS = 1 << 60
 
 
-class Imported:
-    """A source as a log, with everything that the tests ask of it."""
+def verb(*arguments):
+    done = CliRunner().invoke(dataset, list(map(str, arguments)))
+    assert done.exit_code == 0, done.output
+    return done.stdout
 
-    def __init__(self, adapter, source, log_dir):
-        self.counts = adapter.import_log(source, log_dir)
+
+class Imported:
+    """A source as the log that the verb makes of it, with everything that the tests ask of it."""
+
+    def __init__(self, name, log_dir):
+        told = verb("import", name, folder_of(name), "--out", log_dir, "--json")
+        self.counts = json.loads(told)
         self.log_dir = log_dir
         self.catalogue = logs.read_items(log_dir)
         ids, end_ms = (
@@ -46,14 +52,12 @@ class Imported:
 
 @pytest.fixture(scope="module")
 def journey(tmp_path_factory):
-    source = folder_of("complete_journey")
-    return Imported(complete_journey, source, tmp_path_factory.mktemp("journey") / "log")
+    return Imported("complete_journey", tmp_path_factory.mktemp("journey") / "log")
 
 
 @pytest.fixture(scope="module")
 def loans(tmp_path_factory):
-    source = folder_of("bpic2012")
-    return Imported(bpic2012, source, tmp_path_factory.mktemp("loans") / "log")
+    return Imported("bpic2012", tmp_path_factory.mktemp("loans") / "log")
 
 
 def exposures_and_conversions(imported):
@@ -162,19 +166,12 @@ def test_approved_applications_own_a_loan_the_night_after(loans):
         assert 0 <= cutoff_ms - first[row["user_id"]] <= DAY_MS
 
 
-def verb(*arguments):
-    done = CliRunner().invoke(dataset, list(map(str, arguments)))
-    assert done.exit_code == 0, done.output
-    return done.stdout
-
-
-def reported(name, tmp_path, config):
+def reported(imported, tmp_path, config):
     """The report of a source that went through the three verbs."""
     (tmp_path / "config.toml").write_text(config)
-    log_dir, dataset_dir = tmp_path / "log", tmp_path / "set"
-    verb("import", name, folder_of(name), "--out", log_dir)
+    dataset_dir = tmp_path / "set"
     given = ("--split", "paper", "--config", tmp_path / "config.toml")
-    verb("build", log_dir, "--out", dataset_dir, *given)
+    verb("build", imported.log_dir, "--out", dataset_dir, *given)
     return json.loads(verb("report", dataset_dir, "--json"))
 
 
@@ -186,9 +183,9 @@ def totals(report, key):
     return found
 
 
-def test_the_verbs_report_complete_journey_as_its_source_has_it(tmp_path):
+def test_the_verbs_report_complete_journey_as_its_source_has_it(journey, tmp_path):
     config = "validation_days = 60\ntest_days = 30\nlabel_only_days = 60\n"
-    found = reported("complete_journey", tmp_path, config)
+    found = reported(journey, tmp_path, config)
     (whole,) = totals(found, "content_type").values()
     assert (whole["exposures"], whole["exposures_converted"]) == (6589, 792)
     assert whole["conversions"] == whole["conversions_with_exposure"] == 2102
@@ -204,10 +201,10 @@ def test_the_verbs_report_complete_journey_as_its_source_has_it(tmp_path):
     assert decisions + sum(left_out) == 6589
 
 
-def test_the_verbs_report_bpic2012_as_its_source_has_it(tmp_path):
+def test_the_verbs_report_bpic2012_as_its_source_has_it(loans, tmp_path):
     page = (Path(__file__).parents[2] / "docs" / "bring_your_data.md").read_text()
     config = page.split("This is `loans.toml`:\n\n```toml\n")[1].split("```")[0]
-    found = reported("bpic2012", tmp_path, config)
+    found = reported(loans, tmp_path, config)
     (whole,) = totals(found, "category").values()
     assert (whole["exposures"], whole["clicks"], whole["conversions"]) == (7030, 3454, 2243)
     assert whole["exposures_converted"] == 3095
@@ -221,8 +218,10 @@ def test_the_verbs_report_bpic2012_as_its_source_has_it(tmp_path):
     assert labels == [2856, 2976]
 
 
-def test_bpic2012_without_days_for_labels_only_has_no_complete_label_to_validate_on(tmp_path):
-    periods = reported("bpic2012", tmp_path, "")["periods"]
+def test_bpic2012_without_days_for_labels_only_has_no_complete_label_to_validate_on(
+    loans, tmp_path
+):
+    periods = reported(loans, tmp_path, "")["periods"]
     assert [periods[name]["pcvr"]["labels"] for name in ("validation", "test")] == [0, 0]
     assert periods["train"]["pcvr"]["labels"] > 10_000
     validation = periods["validation"]

@@ -100,10 +100,16 @@ def test_offers_of_a_strangers_log_are_judged_by_both_variants(tmp_path: Path) -
     assert result.exit_code == 0, result.output
     found = json.loads(result.stdout)
     measures = [goal["measure"] for goal in found["goals"]]
-    assert "offer conversion, purged, log loss" in measures
+    for model in ("encoder", "encoder and forest"):
+        assert f"offer conversion, purged, {model}, log loss" in measures
     assert all(goal["goal"] is None for goal in found["goals"])  # those of BPI Challenge 2012
     assert found["offers"]["purged"]["train_offers"] < found["offers"]["published"]["train_offers"]
-    assert "no figure is below the bound of a leak" in page.read_text()
+    text = page.read_text()
+    assert "no figure is below the bound of a leak" in text
+    assert "\n| encoder and forest, mean of both log odds, seed 0 | " in text
+    both = found["offers"]["encoder"]["0"]["published"]["with_forest"]
+    assert f"{both['log_loss']:.4f} / {both['auroc']:.3f}" in text
+    assert f"| encoder and forest | {both['minus_forest']['value']:+.4f} (" in text
 
 
 def test_a_log_that_tells_the_outcome_ends_in_an_error_with_its_figures_kept(
@@ -114,7 +120,8 @@ def test_a_log_that_tells_the_outcome_ends_in_an_error_with_its_figures_kept(
     assert isinstance(result.exception, LeakSuspected)
     assert result.exit_code == 1
     found = json.loads(result.stdout)
-    assert any("encoder, seed 0: log loss" in text for text in found["suspect"])
+    for model in ("encoder", "encoder and forest"):
+        assert any(f", {model}, seed 0: log loss" in text for text in found["suspect"])
     assert (out / "events-told-offers_encoder-seed0.json").is_file()
 
 

@@ -1,5 +1,6 @@
 """Offers: what a model may read of one, planted leaks that are found, and the encoder itself."""
 
+import math
 from dataclasses import replace
 from pathlib import Path
 
@@ -14,12 +15,20 @@ from fintrec.public.kind_models import KindSettings
 from fintrec.public.leaks import LeakFound, LeakSuspected, check_past, refuse, suspect_below
 from fintrec.public.offer_encoder import OfferEncoder, OfferSettings
 from fintrec.public.offer_folds import folds, table, with_changes
-from fintrec.public.offer_training import encoder_quality, pretrained, probabilities, windows_of
+from fintrec.public.offer_training import (
+    encoder_quality,
+    judged,
+    pretrained,
+    probabilities,
+    windows_of,
+)
 from fintrec.public.offers import (
+    BOTH,
     FOLLOW_UP_MS,
+    baseline_probabilities,
     baselines,
-    contexts,
     find_offers,
+    mean_of_log_odds,
     offer_baselines,
     split,
     variants,
@@ -81,7 +90,7 @@ def test_a_row_after_the_offer_is_found_before_a_model_reads_it(log: EventLog) -
     looking_ahead = replace(train, row_O=train.row_O + train.is_accepted_O)
     message = r"O_ACCEPTED\|COMPLETE.* is later than its instant"
     with pytest.raises(LeakFound, match=message):
-        contexts(log, looking_ahead, test)
+        baseline_probabilities(log, looking_ahead, test, ("forest",))
     with pytest.raises(LeakFound, match=message):
         replace(windows, offers=looking_ahead).batch(np.arange(len(train)))
 
@@ -135,6 +144,7 @@ def test_a_log_that_tells_the_outcome_is_suspect(tmp_path: Path) -> None:
     suspects = events.suspects("log.parquet", found)
     assert any("published" in text and "forest" in text for text in suspects)
     assert any("purged" in text and "encoder, seed 0" in text for text in suspects)
+    assert any("purged" in text and f"{BOTH}, seed 0" in text for text in suspects)
     assert not any("constant" in text for text in suspects)
     with pytest.raises(LeakSuspected, match="log loss .* is suspect, expected"):
         refuse(suspects)
@@ -154,6 +164,45 @@ def test_the_same_seed_gives_the_same_encoder(log: EventLog) -> None:
     assert (
         one["published"]["members"][0]["log_loss"] != other["published"]["members"][0]["log_loss"]
     )
+
+
+def test_encoder_and_forest_together_are_the_mean_of_their_log_odds(log: EventLog) -> None:
+    _, test = split(find_offers(log))
+    rng = np.random.default_rng(0)
+    encoder_O, forest_O = rng.random((2, len(test)))
+    encoder_O[0], forest_O[1] = 1.0, 0.0  # a forest may be sure
+    found = mean_of_log_odds(encoder_O, forest_O)
+    for one, other, both in zip(encoder_O[2:], forest_O[2:], found[2:], strict=True):
+        odds = math.sqrt(one / (1 - one) * (other / (1 - other)))
+        assert both == pytest.approx(odds / (1 + odds))
+    assert 0 < found[1] < found[0] < 1
+
+    total = 0.0
+    for both, is_accepted in zip(found, test.is_accepted_O, strict=True):
+        total -= math.log(both if is_accepted else 1 - both)
+    ours = judged(encoder_O, forest_O, test)
+    assert ours["with_forest"]["log_loss"] == pytest.approx(total / len(test), abs=1e-4)
+
+
+def test_the_distance_to_the_forest_is_that_of_the_same_offers_by_case(log: EventLog) -> None:
+    train, test = split(find_offers(log))
+    found = baselines(log, train, test)
+    assert found["forest"]["minus_forest"]["value"] == 0.0
+    by_case = found["logistic"]["minus_forest"]
+    assert by_case["value"] == pytest.approx(
+        found["logistic"]["log_loss"] - found["forest"]["log_loss"], abs=2e-4
+    )
+    assert by_case["users"] == len(np.unique(test.case_O))
+    alone = baseline_probabilities(log, train, test, ("forest",))
+    every = baseline_probabilities(log, train, test)
+    assert list(alone) == ["forest"]
+    assert np.array_equal(alone["forest"], every["forest"])
+
+
+def test_test_offers_of_one_case_are_refused(log: EventLog) -> None:
+    offers = find_offers(log)
+    with pytest.raises(LogError, match="all 18 test offers are of one case, expected 2"):
+        split(replace(offers, case_O=np.zeros_like(offers.case_O)))
 
 
 def test_side_features_fill_bins_up_to_the_value() -> None:
@@ -178,9 +227,9 @@ def test_too_few_outcomes_of_one_kind_are_named(log: EventLog) -> None:
 
 def test_folds_judge_what_comes_after_what_they_learn_from(log: EventLog) -> None:
     train, test = split(find_offers(log))
-    for known, judged in folds(train):
-        assert known.sent_ms_O.max() < judged.sent_ms_O.min()
-        assert judged.sent_ms_O.max() < test.sent_ms_O.min()
+    for known, asked in folds(train):
+        assert known.sent_ms_O.max() < asked.sent_ms_O.min()
+        assert asked.sent_ms_O.max() < test.sent_ms_O.min()
     changed = with_changes(OfferSettings(), ["members=7", "kinds.d_model=8"])
     assert (changed.members, changed.kinds.d_model) == (7, 8)
 
@@ -189,10 +238,12 @@ def test_the_table_of_trials_has_a_row_for_each(tmp_path: Path) -> None:
     trials = tmp_path / "trials.jsonl"
     trials.write_text(
         '{"note": "on folds"}\n{"name": "wide", "mean": {"encoder": 0.66, "forest": 0.67}}\n'
+        '{"name": "both", "mean": {"encoder": 0.66, "encoder and forest": 0.65}}\n'
         '{"name": "ended by hand"}\n'
     )
     text = table(trials)
-    assert "| wide | 0.6600 | 0.6700 | - | - | - |" in text
+    assert "| wide | 0.6600 | - | 0.6700 | - | - | - |" in text
+    assert "| both | 0.6600 | 0.6500 | - | - | - | - |" in text
     assert "| ended by hand | - |" in text
     assert text.endswith("on folds")
 

@@ -33,8 +33,8 @@ class Stream:
         system: System,
         prefix: str,
         num_users: int = 40,
-        events_per_s: int = 200,
-        requests_per_s: int = 100,
+        events_per_s: int = 100,
+        requests_per_s: int = 50,
         seed: int = 0,
         partitions: Collection[int] = range(NUM_PARTITIONS),
     ) -> None:

@@ -132,7 +132,7 @@ def test_models_are_promoted_and_rolled_back_under_traffic_also_after_a_kill(
     base = target.served()
     assert base is not None
     of_base = served_outputs(system, base)
-    stream = Stream(system, "promoted", num_users=80, events_per_s=20, requests_per_s=20)
+    stream = Stream(system, "promoted", num_users=80, events_per_s=10, requests_per_s=10)
     with stream:
         stream.await_answers()
         torn = killed_promotion(system, target, checkpoints / "a")

@@ -55,9 +55,7 @@ class Wire:
         self._producer = KafkaProducer(
             **config, acks="all", linger_ms=1, delivery_timeout_ms=90_000
         )
-        self._consumer = KafkaConsumer(
-            **config, group_id=None, enable_auto_commit=False, fetch_max_wait_ms=20
-        )
+        self._consumer = KafkaConsumer(**config, group_id=None, enable_auto_commit=False)
         self._lock = threading.Lock()
         self._sent: list[Any] = []
         self._seen: set[tuple[str, int, int]] = set()
