@@ -174,7 +174,7 @@ def main() -> None:
     parser.add_argument("--pages", type=int)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("changes", nargs="*", metavar="key=value")
-    words = parser.parse_args()
+    words = parser.parse_intermixed_args()  # key=value may stand behind the options
     changes = dict(word.split("=", 1) for word in words.changes)
     append(words.file, run(words.out, words.kind, changes, words.seed, words.pages))
 
