@@ -7,6 +7,7 @@ import subprocess
 import sys
 import time
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -199,6 +200,21 @@ def test_a_joint_cell_predicts_both_and_a_length_trains_on_its_own_pages(done, t
     assert estimated_seconds(length, setting) < estimated_seconds(
         Cell(TABLES["lengths"][2], 0), setting
     )
+
+
+@pytest.mark.parametrize("changes_last", [True, False])
+def test_a_trials_settings_stand_before_or_behind_its_options(
+    changes_last, tmp_path, monkeypatch
+) -> None:
+    asked = []
+    monkeypatch.setattr(trials, "run", lambda *words: asked.append(words) or {"kind": "model"})
+    options, changes = ["--pages", "16", "--seed", "3"], ["dropout=0.2", "epochs=2"]
+    words = [*options, *changes] if changes_last else [*changes, *options]
+    path = tmp_path / "trials.jsonl"
+    monkeypatch.setattr(sys, "argv", ["trials", "out", str(path), "model", *words])
+    trials.main()
+    assert asked == [(Path("out"), "model", {"dropout": "0.2", "epochs": "2"}, 3, 16)]
+    assert trials.read(path) == [{"kind": "model"}]
 
 
 def test_a_trial_is_judged_on_validation_pages_that_calibrate_nothing(done, tmp_path):
