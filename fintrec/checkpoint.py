@@ -107,6 +107,12 @@ def load(directory: Path) -> Checkpoint:
             f"{registry_fingerprint()[:12]}: train again, or use the code {data['code']}"
         )
     recipe = Recipe.from_dict(data["recipe"])
+    calibration = Calibration.from_dict(data["calibration"]) if data["calibration"] else None
+    if calibration is not None and calibration.link != recipe.model.click_link:
+        raise ConfigurationError(
+            f"{path}: its calibration is of link {calibration.link}, expected that of its recipe, "
+            f"{recipe.model.click_link}"
+        )
     vocabulary = Vocabulary.from_dict(data["vocabulary"])
     pctr, pcvr = build_models(vocabulary, recipe.model)
     held = set(data["models"])
@@ -119,7 +125,7 @@ def load(directory: Path) -> Checkpoint:
         tuple(data["content_types"]),
         pctr.eval() if "pctr" in held else None,
         pcvr.eval() if "pcvr" in held else None,
-        Calibration.from_dict(data["calibration"]) if data["calibration"] else None,
+        calibration,
         Popularity.from_dict(data["popularity"]),
         data["metrics"],
     )

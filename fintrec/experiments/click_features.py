@@ -11,7 +11,7 @@ Shapes: N impressions, R rows of concatenated logs, C columns
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Final
+from typing import Any, Final
 
 import numpy as np
 import numpy.typing as npt
@@ -102,7 +102,9 @@ class Columns:
         """Columns of the item's category and of the time since the newest of each kind, (N, C)."""
         user, time_ms = decisions.user[page_N].astype(np.int64), decisions.time_ms[page_N]
         group = user * self._num_categories + self._category_K[item_N]
-        found = [events.before(user, time_ms)[1] for events in self._of_user]
+        found: list[npt.NDArray[Any]] = [
+            events.before(user, time_ms)[1] for events in self._of_user
+        ]
         for events in self._of_category:
             found += events.before(group, time_ms)
         return np.column_stack(found).astype(np.float32)

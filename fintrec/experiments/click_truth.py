@@ -42,8 +42,8 @@ class Impressions:
 
     def of(self, rows: IntArray) -> "Impressions":
         """Some rows, in the order given."""
-        whole = (getattr(self, name)[rows] for name in self.__slots__[:-1])
-        return Impressions(*whole, parts_PN=self.parts_PN[:, rows])
+        whole = {name: getattr(self, name)[rows] for name in self.__slots__[:-1]}
+        return Impressions(**whole, parts_PN=self.parts_PN[:, rows])
 
     def known(self, *names: str) -> FloatArray:
         """Sum of some parts, without the intercept, (N,)."""

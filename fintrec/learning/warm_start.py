@@ -29,11 +29,12 @@ def start_from(
             f"{len(found.items)} items, expected the data's {vocabulary_sha256(expected)[:12]} of "
             f"{len(expected.items)}: its embeddings are of other names"
         )
-    if start.recipe.model.shared_trunk != recipe.model.shared_trunk:
-        raise ConfigurationError(
-            f"the checkpoint to start from has shared_trunk={start.recipe.model.shared_trunk}, "
-            f"expected {recipe.model.shared_trunk}"
-        )
+    for name in ("shared_trunk", "click_link") if "pctr" in models else ("shared_trunk",):
+        had, wanted = (getattr(one.model, name) for one in (start.recipe, recipe))
+        if had != wanted:
+            raise ConfigurationError(
+                f"the checkpoint to start from has {name}={had}, expected {wanted}"
+            )
     held = start.models()
     for name, model in models.items():
         if name not in held:

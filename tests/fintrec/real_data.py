@@ -5,13 +5,13 @@ from pathlib import Path
 
 import pytest
 
-VARIABLE = "FINTREC_REAL_DATA"
+VARIABLE = "REAL_DATA_DIR"
 
 
 def folder_of(name: str) -> Path:
     """A data set's folder; skips the test where nobody put it.
 
-    `FINTREC_REAL_DATA` names the folder of all of them, else `shared/data` beside the project.
+    `REAL_DATA_DIR` names the folder of all of them, else `shared/data` beside the project.
     """
     beside = Path(__file__).parents[3] / "shared" / "data"
     folder = Path(os.environ.get(VARIABLE) or beside) / name

@@ -7,6 +7,7 @@ import pytest
 import torch
 
 from features.encoding import encode_histories
+from features.errors import ConfigurationError
 from features.history import as_of
 from fintrec.batches import grouped, impression_batch, impression_windows
 from fintrec.calibration import Calibration, click_level, next_click_level
@@ -100,6 +101,14 @@ def test_it_learns_who_clicks_at_all() -> None:
         rates[link] = checkpoint.metrics["test"]["pctr_auroc"]
     assert rates["softmax"] < 0.7
     assert rates["sigmoid"] > 0.9
+
+
+def test_weights_of_another_link_are_refused(data) -> None:
+    short = recipe(epochs=1)
+    start = completed(train_models(data, short, ("pctr",)), data, short)
+    other = replace(short, model=replace(short.model, click_link="softmax"))
+    with pytest.raises(ConfigurationError, match="click_link=sigmoid, expected softmax"):
+        train_models(data, other, ("pctr",), start=start)
 
 
 def test_without_clicks_it_says_so(data) -> None:

@@ -33,14 +33,14 @@ from tests.fintrec.tiny import (
 
 def make(**changes: object) -> Checkpoint:
     pctr, pcvr = models(**changes)
-    data = training_set(4)
+    data, model = training_set(4), config(**changes)
     return Checkpoint(
-        recipe=Recipe(name="test", model=config(**changes), training=TrainingConfig()),
+        recipe=Recipe(name="test", model=model, training=TrainingConfig()),
         vocabulary=VOCABULARY,
         content_types=data.content_types,
         pctr=pctr,
         pcvr=pcvr,
-        calibration=Calibration("platt-test", 1.5, -0.5),
+        calibration=Calibration("platt-test", 1.5, -0.5, link=model.click_link),
         popularity=measure(data),
         metrics={"test": {"pctr_auroc": 0.7}},
     )
@@ -95,6 +95,9 @@ def test_incomplete_or_foreign_checkpoints_are_refused(saved, tmp_path: Path) ->
     wider = replace(recipe, model=config(d_model=32)).to_dict()
     with pytest.raises(ConfigurationError, match="weights do not fit"):
         checkpoints.load(changed_metadata(saved[1], tmp_path / "wider", recipe=wider))
+    other = {**saved[0].calibration.to_dict(), "link": "sigmoid"}
+    with pytest.raises(ConfigurationError, match="of link sigmoid, expected .* softmax"):
+        checkpoints.load(changed_metadata(saved[1], tmp_path / "other", calibration=other))
     lost = changed_metadata(saved[1], tmp_path / "lost")
     (lost / "pcvr.safetensors").unlink()
     with pytest.raises(ConfigurationError, match=r"pcvr\.safetensors is missing"):
