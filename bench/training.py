@@ -233,11 +233,14 @@ def run(cases: Iterable[Case], source: Source, folder: ResultFolder, profile: Pa
             found = folder.cell(name, settings, compute)
             console.print(f"{name}: {found['result']}")
 
-        for what, works in (source.works(case.chosen) if not number else {}).items():
+        works_by_use = source.works(case.chosen) if not number else {}
+        if case.batch_size is not None:
+            works_by_use.pop("scoring", None)  # which has a batch size of its own
+        for what, works in works_by_use.items():
             for work in works:
                 name = f"{case.name('padding')}-{what}-{work.data}-{work.model}".replace(" ", "_")
                 cell(name, partial(padding_row, case, what, work))
-        for kind in ("steps", "scores"):
+        for kind in ("steps", "scores") if case.batch_size is None else ("steps",):
             cell(case.name(kind), partial(product_rows, case, source, kind))
         if case.device == "cuda":
             workers = loader_workers_of(None, case.compute.device)

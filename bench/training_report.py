@@ -37,7 +37,8 @@ def section(cells: Mapping[str, Row]) -> str:
     if any(cell["settings"]["device"] == "cuda" for cell in kinds["padding"]):
         parts.append(
             "On the GPU a step of these sizes takes as long as one core needs to launch its kernels "
-            "(below: kernels beside the wall), so shorter batches save nothing there; larger ones do."
+            "(below: kernels beside the wall), so shorter windows save nothing there, and more rows a "
+            "batch cost little."
         )
     if kinds["steps"]:
         parts += _steps(kinds["steps"])

@@ -258,11 +258,15 @@ def _training(card: Card) -> list[str]:
         for name, told in cost["training"].items()
     ]
     seconds = sum(told.get("seconds", 0) for told in cost["training"].values())
-    settings = ", ".join(f"{k} {v}" for k, v in card["recipe"]["training"].items())
+    model, settings = (
+        ", ".join(f"{name} {value}" for name, value in card["recipe"][part].items())
+        for part in ("model", "training")
+    )
     return [
         *lines,
         f"- in all {seconds:,.0f} s on {in_words(cost['machine'])}; peak memory {cost['peak_memory_mb']:,} MB",
         f"- recipe `{card['recipe']['name']}`: {settings}",
+        f"- model: {model}",
     ]
 
 

@@ -12,6 +12,13 @@ import click
 from features.errors import FintrecError
 
 # verb -> (module:attribute, one line of help)
+_FILE_ERRORS = (
+    FileExistsError,
+    FileNotFoundError,
+    IsADirectoryError,
+    NotADirectoryError,
+    PermissionError,
+)
 VERBS: dict[str, tuple[str, str]] = {
     "doctor": ("streams.commands.doctor:doctor", "Say what is missing on this machine."),
     "stack": ("streams.commands.stack:stack", "Start, inspect and end the local stack."),
@@ -75,11 +82,18 @@ def cli() -> None:
 
 
 def main() -> None:
-    """Run the command line; a project error, or a silent broker, is one clear line and exit code 1."""
+    """Run the command line; a project error, a file or folder that cannot be had, or a silent broker
+    is one clear line and exit code 1.
+    """
     try:
         cli(prog_name="fintrec")
     except FintrecError as exc:
         click.echo(f"fintrec: {exc}", err=True)
+        sys.exit(1)
+    except _FILE_ERRORS as exc:
+        if exc.filename is None:
+            raise
+        click.echo(f"fintrec: {exc.filename}: {exc.strerror}", err=True)
         sys.exit(1)
     except Exception as exc:
         # Its base class is known only where a verb has imported the client.

@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING, Any, Final
 
 import click
 
+from fintrec.commands.options import POSITIVE
+
 if TYPE_CHECKING:
     from fintrec.public.suite import Say
 
@@ -20,7 +22,7 @@ def budget_option(default: float | None = None) -> Callable[[Command], Command]:
     """--budget-minutes of a command."""
     return click.option(
         "--budget-minutes",
-        type=click.FloatRange(0, min_open=True),
+        type=POSITIVE,
         default=default,
         show_default=default is not None,
         help=BUDGET_HELP,

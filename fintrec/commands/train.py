@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from fintrec.commands.options import POSITIVE
 from fintrec.commands.train_bars import Bars
 
 if TYPE_CHECKING:
@@ -72,7 +73,7 @@ SETTING_HELP = "A field of the model or the training, such as d_model=32. Repeat
 @click.option("--set", "settings", multiple=True, metavar="KEY=VALUE", help=SETTING_HELP)
 @click.option(
     "--minutes",
-    type=click.FloatRange(0, min_open=True),
+    type=POSITIVE,
     help="Wall time of each model's training at most.",
 )
 @click.option("--epochs", type=click.IntRange(1), help="The same as --set epochs=N.")

@@ -155,7 +155,7 @@ def _model(setting: Setting, data: TrainingSet, pages: Judged, cell: Cell, perio
     from fintrec.calibration import conversion_probabilities
     from fintrec.calibration_choice import choose
     from fintrec.evaluation import impressions, score
-    from fintrec.learning.compute import auto
+    from fintrec.learning.compute import CPU, auto
     from fintrec.training import train_models
 
     torch.set_num_threads(1)
@@ -163,7 +163,7 @@ def _model(setting: Setting, data: TrainingSet, pages: Judged, cell: Cell, perio
     tasks = cell.row.tasks or (cell.row.task,)
     thinned = bank_data.thinned(data, setting.train_pages_for(cell.row.changes))
     whole = thinned if tasks == ("pcvr",) else data  # clicks are few: all of them are learned from
-    compute = auto()
+    compute = auto() if cell.row.on_gpu else CPU
     trained = train_models(whole, recipe, tasks, compute=compute, pages=thinned.train)
     pctr, pcvr = trained.pctr, trained.pcvr
     held = score(pctr, pcvr, data, data.validation, bank_data.held_out(data, setting))

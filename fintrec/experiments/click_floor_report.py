@@ -7,8 +7,6 @@ OUT is the folder of `fintrec reproduce table3`. With --read nothing is measured
 """
 
 import json
-import shlex
-import sys
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any, Final
@@ -16,7 +14,13 @@ from typing import Any, Final
 import click
 
 from fintrec.machine import describe, in_words
-from fintrec.result_files import check_section, markdown_table, write_json, write_section
+from fintrec.result_files import (
+    check_section,
+    markdown_table,
+    typed_command,
+    write_json,
+    write_section,
+)
 
 MODULE: Final = "fintrec.experiments.click_floor_report"
 SECTION: Final = "clicks"
@@ -111,9 +115,8 @@ def _measured(folder: Path) -> dict[str, Any]:
     from fintrec.checkpoint import code_version
     from fintrec.experiments.click_floor import measure
 
-    words = [Path(word).name if word.startswith("/") else word for word in sys.argv[1:]]
     return {
-        "command": shlex.join(["python", "-m", MODULE, *words]),
+        "command": typed_command(f"python -m {MODULE}"),
         "machine": describe(),
         "code": code_version(),
         **measure(folder),

@@ -4,6 +4,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Final, Literal
 
+from fintrec.models.config import paper
+
 Kind = Literal[
     "rates",
     "forest",
@@ -42,6 +44,7 @@ class Row:
     of: str = ""
     paper: float | None = None  # what FinTRec table 3 prints
     note: str = ""
+    on_gpu: bool = False  # trained there in bf16 where the machine has one, else as all on a CPU
 
     @property
     def is_run(self) -> bool:
@@ -191,16 +194,14 @@ LENGTHS: Final = (
 
 _ALL_PAGES: Final = {"train_pages": 1_000_000, "batch_size": 64, "validation_rows": 2048}
 _PAPER: Final = {
-    "d_model": 512,
-    "num_layers": 10,
-    "num_heads": 8,
-    "d_feed_forward": 256,
-    "d_head": 512,
-    "dropout": 0.1,
-    "learning_rate": 1e-4,
-    "weight_decay": 1e-5,
-    "schedule": "constant",
-    "batch_size": 64,
+    **{
+        name: getattr(paper().model, name)
+        for name in ("d_model", "num_layers", "num_heads", "d_feed_forward", "d_head", "dropout")
+    },
+    **{
+        name: getattr(paper().training, name)
+        for name in ("learning_rate", "weight_decay", "schedule", "batch_size")
+    },
     "validation_rows": 2048,
 }
 _WIDE: Final = {
@@ -225,24 +226,33 @@ LARGE: Final = (
         changes={"item_history": True},
     ),
     Row("fintrec", "FinTRec of table 3: 48,000 pages once", "model"),
-    Row("all_pages", "the same, all pages 3 times", "model", changes={**_ALL_PAGES, "epochs": 3}),
+    Row(
+        "all_pages",
+        "the same, all pages 3 times",
+        "model",
+        changes={**_ALL_PAGES, "epochs": 3},
+        on_gpu=True,
+    ),
     Row(
         "wide",
         "2 blocks of width 256, all pages 3 times",
         "model",
         changes={**_ALL_PAGES, **_WIDE, "epochs": 3},
+        on_gpu=True,
     ),
     Row(
         "paper_size",
         "10 blocks of width 512, all pages once",
         "model",
         changes={**_ALL_PAGES, **_PAPER, "epochs": 1},
+        on_gpu=True,
     ),
     Row(
         "paper_printed",
         "the same without half-lives and compared items",
         "model",
         changes={**_ALL_PAGES, **_PAPER, **_AS_PRINTED, "epochs": 1},
+        on_gpu=True,
     ),
     Row("foresight", "foresight: honest, knows the bank", "floor"),
     Row("clicks_rates", "clicks: each item's base rate", "rates", "pctr"),
@@ -253,6 +263,7 @@ LARGE: Final = (
         "model",
         "pctr",
         changes={**_WIDE, "batch_size": 64, "validation_rows": 2048, "epochs": 4},
+        on_gpu=True,
     ),
     Row(
         "clicks_paper_size",
@@ -260,6 +271,7 @@ LARGE: Final = (
         "model",
         "pctr",
         changes={**_PAPER, "epochs": 8},
+        on_gpu=True,
     ),
     Row("clicks_floor", "clicks: true probabilities", "beside", "pctr", of="foresight"),
 )

@@ -22,6 +22,8 @@ from fintrec.experiments.setting import DATASET, LOG, Setting, claim
 _PAGES_A_SECOND: Final = 420.0  # of training a transformer of the recipe at window 120, one thread
 _LOAD_S: Final = 12.0
 _CLICKS_S: Final = 150.0
+_WIDTH: Final = 64  # of the recipe's one block, a tenth of whose time are products of its width
+_PAGES: Final = 400_000  # of a bank of size `small`
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,9 +59,12 @@ def estimated_seconds(cell: Cell, setting: Setting) -> float:
         return _LOAD_S * share + setting.forest.num_trees * setting.forest.num_examples / 250_000
     if kind == "boosting":
         return _LOAD_S * share + setting.boosting.num_trees * setting.boosting.num_examples / 2e6
-    window = int(row.changes.get("window", 120))
-    clicks = _CLICKS_S * share
-    pages = setting.train_pages_for(row.changes) / _PAGES_A_SECOND * (0.1 + 0.9 * window / 120)
+    recipe = setting.recipe_for(row.changes, cell.seed)
+    model, epochs = recipe.model, recipe.training.epochs
+    size = 0.9 + 0.1 * model.num_layers * (model.d_model / _WIDTH) ** 2
+    clicks = _CLICKS_S * share * epochs * size
+    num_pages = min(setting.train_pages_for(row.changes), int(_PAGES * share))
+    pages = num_pages / _PAGES_A_SECOND * (0.1 + 0.9 * model.window / 120) * epochs * size
     pages += _LOAD_S * share
     if row.tasks == ("joint",):
         return clicks + pages

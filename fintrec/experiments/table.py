@@ -65,6 +65,11 @@ def summary(out: Path, table: str) -> dict[str, Any]:
         "base": BASES[table],
         "rows": rows,
         "machines": sorted({in_words(cell["machine"]) for cell in used.values()}),
+        "on_gpu": sorted(
+            name
+            for name, cell in used.items()
+            if cell["result"].get("compute", {}).get("device") == "cuda"
+        ),
         "dates": sorted({cell["machine"]["date"][:10] for cell in used.values()}),
         "codes": sorted({cell["code"] for cell in used.values()}),
         "cpu_minutes": round(sum(c["result"]["cpu_seconds"] for c in used.values()) / 60, 1),

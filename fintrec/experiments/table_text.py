@@ -38,6 +38,7 @@ def _introduction(found: Mapping[str, Any], command: str) -> str:
         f"{' / '.join(found['reach_days'])} interactions reach back "
         f"{' / '.join(f'{days:g}' for days in found['reach_days'].values())} days (median). In "
         "brackets 95 % intervals over users."
+        + (f" On a GPU, in bf16: {', '.join(found['on_gpu'])}." if found["on_gpu"] else "")
     )
 
 

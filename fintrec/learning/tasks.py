@@ -70,13 +70,15 @@ def click_task(
     find: Callable[..., list[Window]] = impression_windows if of_each else click_windows
     encode: Callable[..., Any] = impression_batch if of_each else click_batch
     windows, held_out = (
-        find(data, decisions, stride) if decisions.clicked.any() else []
+        find(data, decisions, stride) for decisions in (data.train, data.validation)
+    )
+    clicked, judged_clicks = (
+        int((decisions.clicked & (decisions.shown >= 0)).any(axis=1).sum())
         for decisions in (data.train, data.validation)
     )
-    if not windows or not held_out:
+    if not clicked or not held_out:
         raise NoExamples(
-            f"pCTR needs clicks: training has {len(windows)} windows with one, "
-            f"validation {len(held_out)}"
+            f"pCTR needs clicks: training has {clicked} pages with one, validation {judged_clicks}"
         )
     if len(held_out) > config.validation_rows:
         rng = np.random.default_rng(config.seed)

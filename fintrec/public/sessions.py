@@ -51,11 +51,14 @@ SETTINGS: Final = KindSettings(
 )
 
 
+MOST_PAGES: Final = 1_000  # contexts of five of them have a code of 64 bits (`ngrams.py`)
+
+
 def read_sessions(path: Path) -> Ragged:
     """All sessions of a file, pages from 0.
 
     LogError for a missing or empty file, a broken zip or one of several files, a page that
-    is no integer or not between 1 and the number of named categories.
+    is no integer or not between 1 and the number of named categories, `MOST_PAGES` without names.
     """
     names: list[str] = []
     pages: list[int] = []
@@ -73,10 +76,10 @@ def read_sessions(path: Path) -> Ragged:
             raise LogError(
                 f"{path}, line {number}: {line.strip()[:60]!r} has a page that is no integer"
             ) from error
-        if min(session) < 1 or (names and max(session) > len(names)):
+        most = len(names) or MOST_PAGES
+        if min(session) < 1 or max(session) > most:
             raise LogError(
-                f"{path}, line {number}: pages {min(session)}..{max(session)}, "
-                f"expected 1..{len(names) or 'K'}"
+                f"{path}, line {number}: pages {min(session)}..{max(session)}, expected 1..{most}"
             )
         pages.extend(session)
         lengths.append(len(session))

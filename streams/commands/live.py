@@ -11,6 +11,7 @@ from typing import Any, Final
 import click
 
 from features.errors import FintrecError
+from fintrec.commands.options import POSITIVE
 from fintrec.commands.simulate import simulate as plain
 from streams.commands.options import dir_option, json_option, print_json, wide_console
 
@@ -61,7 +62,7 @@ simulate = WithLive(
     help="Log of fintrec simulate with its hidden truth [default: bank of the stack's folder].",
 )
 @click.option("--users", type=click.IntRange(1), default=None, help="So many of its users.")
-@click.option("--minutes", type=click.FloatRange(0, min_open=True), default=5, show_default=True)
+@click.option("--minutes", type=POSITIVE, default=5, show_default=True)
 @click.option(
     "--speed",
     type=click.FloatRange(1, 100_000),

@@ -12,6 +12,7 @@ import click
 
 from features.spec import DAY_MS
 from fintrec import logs
+from fintrec.commands.options import POSITIVE
 from fintrec.commands.simulate import to_ms
 from streams import replay
 from streams.clients import kafka_python_config
@@ -21,13 +22,13 @@ from streams.settings import Settings, load_settings
 
 @click.command()
 @click.argument("log_dir", type=click.Path(path_type=Path, exists=True, file_okay=False))
-@click.option("--speed", type=click.FloatRange(min=0, min_open=True), help="Times real time.")
+@click.option("--speed", type=POSITIVE, help="Times real time.")
 @click.option("--asap", is_flag=True, help="As fast as the cluster takes (the default).")
 @click.option("--from", "from_text", metavar="ISO", help="First instant of events.")
 @click.option("--to", "to_text", metavar="ISO", help="Instant where events end.")
 @click.option(
     "--days",
-    type=click.FloatRange(min=0, min_open=True),
+    type=POSITIVE,
     help="Only events of the last N days of the log.",
 )
 @click.option("--only", multiple=True, metavar="TOPIC", help="Only this topic; may be repeated.")

@@ -113,7 +113,7 @@ def test_weights_of_another_link_are_refused(data) -> None:
 
 def test_without_clicks_it_says_so(data) -> None:
     none = replace(data, train=replace(data.train, clicked=data.train.clicked & False))
-    with pytest.raises(NoExamples, match="pCTR needs clicks: training has 0 windows"):
+    with pytest.raises(NoExamples, match="pCTR needs clicks: training has 0 pages with one"):
         train_models(none, recipe(), ("pctr",))
 
 

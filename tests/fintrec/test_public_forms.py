@@ -128,7 +128,13 @@ def test_an_event_log_of_another_form_is_named(
 
 @pytest.mark.parametrize(
     ("text", "message"),
-    [("", "no sessions"), ("1 2\n1 x\n", "line 2"), ("1 0\n", "expected 1"), ("a b\n3\n", "1..2")],
+    [
+        ("", "no sessions"),
+        ("1 2\n1 x\n", "line 2"),
+        ("1 0\n", "expected 1"),
+        ("1 1001\n", r"expected 1\.\.1000"),
+        ("a b\n3\n", "1..2"),
+    ],
 )
 def test_sessions_of_another_form_are_named(tmp_path: Path, text: str, message: str) -> None:
     path = tmp_path / "sessions.seq"

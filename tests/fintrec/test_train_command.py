@@ -55,7 +55,7 @@ def test_conversions_alone_are_trained_on_a_log_without_clicks(clickless, tmp_pa
     assert left == {"curve-pcvr.jsonl", "curve-pcvr.png", "tensorboard"}  # its state is done with
     failed = ran(clickless, "--out", tmp_path / "other", code=1).exception
     assert isinstance(failed, NoExamples)
-    assert "pCTR needs clicks: training has 0 windows with one" in str(failed)
+    assert "pCTR needs clicks: training has 0 pages with one" in str(failed)
     assert not (tmp_path / "other.run").exists()
 
 

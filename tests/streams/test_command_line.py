@@ -2,6 +2,7 @@
 
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 from click.testing import CliRunner
@@ -60,6 +61,23 @@ def test_a_project_error_is_one_line_and_exit_code_1() -> None:
     assert result.stdout == ""
     assert result.stderr.count("\n") == 1
     assert result.stderr.startswith("fintrec: unknown environment variable FINTREC_NO_SUCH_SETTING")
+
+
+def test_a_file_where_a_folder_is_needed_is_one_line(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    result = run(
+        "simulate", "--size", "tiny", "--users", "3", "--out", str(tmp_path / "file" / "bank")
+    )
+    assert result.returncode in (1, 2)
+    assert "Traceback" not in result.stderr
+    assert str(tmp_path / "file") in "".join(result.stderr.split())
+
+
+@pytest.mark.parametrize("minutes", ["nan", "inf", "0", "-1"])
+def test_minutes_are_a_finite_number_above_0(minutes: str, tmp_path: Path) -> None:
+    result = run("train", str(tmp_path), "--minutes", minutes)
+    assert result.returncode == 2
+    assert f"{minutes} is not a finite number above 0" in result.stderr
 
 
 @pytest.mark.parametrize("arguments", [("nosuch",), ("stack", "up", "--nosuch"), ("stack", "logs")])
