@@ -36,6 +36,7 @@ from bench.training_measure import (
 from bench.training_profile import profiled
 from bench.training_report import section
 from bench.training_work import (
+    Scorer,
     Trainer,
     Work,
     scoring_works,
@@ -210,6 +211,23 @@ def profiles(case: Case, source: Source, folder: Path) -> Row:
     }
 
 
+def score_profiles(case: Case, source: Source, folder: Path) -> Row:
+    """The operators of both models scoring a batch."""
+    return {
+        "what": "scoring",
+        "models": [
+            profiled(
+                work,
+                Scorer(work, case.compute),
+                _PROFILED_STEPS,
+                folder,
+                f"{case.name('profile_scores')}-{work.model}",
+            )
+            for work in scoring_works(_BANK, source.bank, case.chosen)
+        ],
+    }
+
+
 def loader_rows(case: Case, source: Source, num_workers: int) -> dict[str, Any]:
     """Whole steps of both models, their batches encoded in between or ahead."""
     return {
@@ -247,6 +265,8 @@ def run(cases: Iterable[Case], source: Source, folder: ResultFolder, profile: Pa
             cell(case.name("loader"), partial(loader_rows, case, source, workers))
         if profile is not None and case.threads == 1:
             cell(case.name("profile"), partial(profiles, case, source, profile))
+            if case.batch_size is None:
+                cell(case.name("profile_scores"), partial(score_profiles, case, source, profile))
 
 
 def device_name(device: str) -> str:

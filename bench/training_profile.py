@@ -1,4 +1,4 @@
-"""Which operators a training step's time goes to, by torch.profiler, and what a GPU could do."""
+"""Which operators a step's time goes to, training or scoring, by torch.profiler, and what a GPU could do."""
 
 import time
 from pathlib import Path
@@ -9,7 +9,7 @@ import torch
 from torch.autograd import DeviceType
 from torch.profiler import ProfilerActivity, profile
 
-from bench.training_work import Trainer, Work
+from bench.training_work import Scorer, Trainer, Work
 
 SHOWN: Final = 10
 _IN_TABLE: Final = 60
@@ -31,7 +31,7 @@ def data_sheet_tflops(device_name: str) -> int | None:
 
 
 def profiled(
-    work: Work, trainer: Trainer, num_steps: int, folder: Path, name: str
+    work: Work, trainer: Trainer | Scorer, num_steps: int, folder: Path, name: str
 ) -> dict[str, Any]:
     """Profile some full-window steps one by one, encoding left out.
 
@@ -82,7 +82,7 @@ def _activities(on_gpu: bool) -> list[ProfilerActivity]:
     return [ProfilerActivity.CPU, ProfilerActivity.CUDA] if on_gpu else [ProfilerActivity.CPU]
 
 
-def _run(trainer: Trainer, batch: Any) -> float:
+def _run(trainer: Trainer | Scorer, batch: Any) -> float:
     """One step; its milliseconds."""
     begin = time.perf_counter()
     for _ in trainer.stages(batch):

@@ -10,7 +10,7 @@ from fintrec.result_files import markdown_table
 
 GOAL: Final = 2.0  # bucketed by padded tokens a second
 _CASE: Final = ("model", "recipe", "precision", "device", "threads", "batch")
-KINDS: Final = ("padding", "steps", "scores", "loader", "profile")
+KINDS: Final = ("padding", "steps", "scores", "loader", "profile", "profile_scores")
 Row = Mapping[str, Any]
 
 
@@ -47,7 +47,7 @@ def section(cells: Mapping[str, Row]) -> str:
     if kinds["loader"]:
         parts += _loaders(kinds["loader"])
     if kinds["profile"]:
-        parts += _profiles(kinds["profile"])
+        parts += _profiles([*kinds["profile"], *kinds["profile_scores"]])
     if not any(cell["settings"]["device"] == "cuda" for cell in cells.values()):
         parts.append(
             "Not run on a GPU yet. `--device cuda` measures the same there, the recipe `paper` in "
@@ -297,8 +297,8 @@ def _profiles(cells: Sequence[Row]) -> list[str]:
                 for one in model["operators"]
             ]
             head = (
-                f"{model['model']}, {settings['recipe']}, {settings['precision']}, "
-                f"{settings['device_name']}"
+                f"{model['model']}, {cell['result'].get('what', 'training')}, {settings['recipe']}, "
+                f"{settings['precision']}, {settings['device_name']}"
             )
             if settings["device"] == "cuda":
                 head += f": kernels {model['ms_per_step']:g} of {model['wall_ms']:g} ms a step"

@@ -217,3 +217,17 @@ class Trainer:
         yield "clip"
         self._optimiser.step()
         yield "optimiser"
+
+
+class Scorer:
+    """A model that scores, one batch at a time."""
+
+    def __init__(self, work: Work, compute: Compute) -> None:
+        self.compute = compute
+        self._model = work.module.to(compute.device).eval()
+
+    def stages(self, batch: Any) -> Iterator[str]:
+        """Score; gives the name of the one part of it."""
+        with torch.inference_mode(), self.compute.autocast():
+            self._model(batch)
+        yield "forward"

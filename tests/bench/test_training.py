@@ -167,10 +167,12 @@ def test_the_command_measures_once_and_writes_the_section(tmp_path) -> None:
         for model in ("pctr", "pcvr"):
             row = cells.pop(f"padding-{case}-{what}-simulated_bank-{model}")["result"]
             assert (row["what"], row["model"], row["batches"]) == (what, model, 1)
-    assert sorted(cells) == [f"{kind}-{case}" for kind in ("profile", "scores", "steps")]
+    assert sorted(cells) == [
+        f"{kind}-{case}" for kind in ("profile", "profile_scores", "scores", "steps")
+    ]
     for row in cells[f"steps-{case}"]["result"]["rows"]:
         assert 0 < row["whole_share"][0] <= row["share"][0]
-    assert len(os.listdir(tmp_path / "profile")) == 4
+    assert len(os.listdir(tmp_path / "profile")) == 8
 
     argv = ["--no-run", "--out", str(tmp_path / "out"), "--markdown", str(page)]
     assert CliRunner().invoke(main, argv, catch_exceptions=False).exit_code == 0
