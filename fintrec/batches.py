@@ -28,6 +28,7 @@ from features.history import WINDOW, Rows, as_of
 from fintrec.datasets import Decisions, TrainingSet, converted
 
 IntArray: TypeAlias = npt.NDArray[np.int64]
+Labelled: TypeAlias = tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]
 Step: TypeAlias = tuple[int, int, int]  # decision, item, rows from a window's end
 
 
@@ -179,36 +180,31 @@ def click_batch(
     data: TrainingSet, decisions: Decisions, windows: Sequence[Window], bucket: int
 ) -> ClickBatch:
     """The windows and their labelled steps, padded to the bucket."""
-    row, page, item, from_end = _steps(windows)
-    return ClickBatch(
-        *_history(data, [(window.user, window.end) for window in windows], bucket),
-        torch.from_numpy(row),
-        torch.from_numpy(from_end),
-        *_page(decisions, page),
-        torch.from_numpy(item),
-    )
+    labelled, _, item = _labelled(data, decisions, windows, bucket)
+    return ClickBatch(*labelled, torch.from_numpy(item))
 
 
 def impression_batch(
     data: TrainingSet, decisions: Decisions, windows: Sequence[Window], bucket: int
 ) -> ImpressionBatch:
     """The windows and what was shown and clicked at their steps, padded to the bucket."""
-    row, page, _, from_end = _steps(windows)
+    labelled, page, _ = _labelled(data, decisions, windows, bucket)
     return ImpressionBatch(
-        *_history(data, [(window.user, window.end) for window in windows], bucket),
-        torch.from_numpy(row),
-        torch.from_numpy(from_end),
-        *_page(decisions, page),
+        *labelled,
         torch.from_numpy(decisions.shown[page].astype(np.int64)),
         torch.from_numpy(decisions.clicked[page].astype(np.float32)),
     )
 
 
-def _steps(windows: Sequence[Window]) -> tuple[IntArray, IntArray, IntArray, IntArray]:
-    """(window, decision, item, rows from end) of every labelled step."""
+def _labelled(
+    data: TrainingSet, decisions: Decisions, windows: Sequence[Window], bucket: int
+) -> tuple[Labelled, IntArray, IntArray]:
+    """What both kinds of click batches begin with; page and item of every labelled step."""
     steps = [(row, *step) for row, window in enumerate(windows) for step in window.steps]
     row, page, item, from_end = np.ascontiguousarray(np.array(steps, np.int64).T)
-    return row, page, item, from_end
+    places = torch.from_numpy(row), torch.from_numpy(from_end)
+    history = _history(data, [(window.user, window.end) for window in windows], bucket)
+    return (*history, *places, *_page(decisions, page)), page, item
 
 
 def history_lengths(data: TrainingSet, decisions: Decisions) -> IntArray:
