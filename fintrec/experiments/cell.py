@@ -9,7 +9,7 @@ there. Killed before, it is run again from the start.
 import sys
 import time
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
 import numpy.typing as npt
@@ -36,6 +36,10 @@ from fintrec.experiments.setting import (
 )
 from fintrec.result_files import ResultFolder
 
+if TYPE_CHECKING:
+    from fintrec.learning.progress import Progress, Report
+
+_TELL_EVERY_S: Final = 60.0
 Found = tuple[dict[str, npt.NDArray[Any]], dict[str, Any]]
 
 
@@ -164,7 +168,9 @@ def _model(setting: Setting, data: TrainingSet, pages: Judged, cell: Cell, perio
     thinned = bank_data.thinned(data, setting.train_pages_for(cell.row.changes))
     whole = thinned if tasks == ("pcvr",) else data  # clicks are few: all of them are learned from
     compute = auto() if cell.row.on_gpu else CPU
-    trained = train_models(whole, recipe, tasks, compute=compute, pages=thinned.train)
+    trained = train_models(
+        whole, recipe, tasks, report=_lines(), compute=compute, pages=thinned.train
+    )
     pctr, pcvr = trained.pctr, trained.pcvr
     held = score(pctr, pcvr, data, data.validation, bank_data.held_out(data, setting))
     scored = score(pctr, pcvr, data, getattr(data, period), pages.pages)
@@ -188,6 +194,26 @@ def _model(setting: Setting, data: TrainingSet, pages: Judged, cell: Cell, perio
         "training": trained.history,
     }
     return found, notes
+
+
+def _lines() -> "Report":
+    """A line of progress a minute, for the cell's log."""
+    told = 0.0
+
+    def report(progress: "Progress") -> None:
+        nonlocal told
+        if progress.validation is None and progress.seconds < told + _TELL_EVERY_S:
+            return
+        told = progress.seconds
+        judged = "" if progress.validation is None else f", validation {progress.validation:.5f}"
+        print(
+            f"{progress.model}: epoch {progress.epoch}, step {progress.step:,}, "
+            f"{progress.share:.0%}, loss {progress.loss:.5f}{judged}, {progress.seconds:,.0f} s",
+            file=sys.stderr,
+            flush=True,
+        )
+
+    return report
 
 
 def main() -> None:

@@ -248,8 +248,15 @@ LARGE: Final = (
         on_gpu=True,
     ),
     Row(
+        "paper_size_pages_48000",
+        "10 blocks of width 512, the 48,000 pages once in batches of 16",
+        "model",
+        changes={**_PAPER, "batch_size": 16, "epochs": 1},
+        on_gpu=True,
+    ),
+    Row(
         "paper_printed",
-        "the same without half-lives and compared items",
+        "10 blocks of width 512, all pages once, without half-lives and compared items",
         "model",
         changes={**_ALL_PAGES, **_PAPER, **_AS_PRINTED, "epochs": 1},
         on_gpu=True,
