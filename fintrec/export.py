@@ -37,7 +37,7 @@ from fintrec.manifest import (
     versions,
 )
 from fintrec.models.served import Encode, Head
-from fintrec.served_config import MAX_BATCH, Kind, Signature, config_text, signatures
+from fintrec.served_config import MAX_BATCH, Kind, config_text, signatures
 
 SCRIPT: Final = "model.pt"
 PROGRAM: Final = "model.pt2"
@@ -227,7 +227,7 @@ def example_inputs(module: nn.Module, batch: int, length: int) -> tuple[Tensor, 
     context = torch.zeros(batch, CONTEXT_WIDTH, dtype=torch.float16)
     request = torch.zeros(batch, len(REQUEST_COLUMNS), dtype=torch.int64)
     if isinstance(module, Head):
-        state = torch.zeros(batch, 2 * module.d_model, dtype=torch.float16)
+        state = torch.zeros(batch, module.state_width, dtype=torch.float16)
         return state, context, request
     history = (
         torch.zeros(batch, length, len(TOKEN_COLUMNS), dtype=torch.int32),
@@ -251,7 +251,7 @@ def next_version(repository: Path, above: int = 0) -> int:
 def _manifest(
     checkpoint: Checkpoint, number: int, hashes: Mapping[str, str], checkpoint_hash: str
 ) -> Manifest:
-    _, _, calibration = checkpoint.served()
+    pctr, pcvr, calibration = checkpoint.served()
     return Manifest(
         version=number,
         registry=registry_fingerprint(),
@@ -260,6 +260,7 @@ def _manifest(
         calibration=calibration,
         popularity=checkpoint.popularity,
         d_model=checkpoint.recipe.model.d_model,
+        state_width=Head(pctr, pcvr).state_width,
         window=checkpoint.recipe.model.window,
         buckets=BUCKETS,
         recipe=checkpoint.recipe.to_dict(),
@@ -273,7 +274,7 @@ def _manifest(
 
 def _write_configs(manifest: Manifest, repository: Path, kind: Kind) -> None:
     only = None if _fits_previous(manifest, repository) else manifest.version
-    for signature in signatures(manifest.d_model):
+    for signature in signatures(manifest.state_width):
         _replace_text(repository / signature.name / CONFIG, config_text(signature, kind, only))
 
 
@@ -286,15 +287,10 @@ def _fits_previous(manifest: Manifest, repository: Path) -> bool:
         previous = load_manifest(repository, earlier[-1])
     except ConfigurationError:
         return False  # made for another registry: its inputs are not what the workers send now
-    return previous.d_model == manifest.d_model
+    return previous.state_width == manifest.state_width
 
 
 def _replace_text(path: Path, text: str) -> None:
     partial = path.with_name(f".{path.name}.partial")
     partial.write_text(text)
     os.replace(partial, path)
-
-
-def signature_of(name: str, d_model: int) -> Signature:
-    """Signature of one served model."""
-    return {signature.name: signature for signature in signatures(d_model)}[name]

@@ -66,7 +66,7 @@ def _inputs(name: str, checkpoint: Checkpoint, rng: np.random.Generator) -> tupl
     if name == "head":
         head = served_modules(checkpoint)["head"]
         assert isinstance(head, Head)
-        state = torch.from_numpy(rng.normal(size=(len(LENGTHS), 2 * head.d_model)))
+        state = torch.from_numpy(rng.normal(size=(len(LENGTHS), head.state_width)))
         return (state.half(), *page)
     arrays = encode_histories([_history(rng, vocabulary, n) for n in LENGTHS]).arrays
     history = (

@@ -34,6 +34,7 @@ class Manifest:
     calibration: Calibration
     popularity: Popularity
     d_model: int
+    state_width: int  # of the stored state h_ctr | h_cvr
     window: int
     buckets: tuple[int, ...]
     recipe: Mapping[str, Any]
@@ -48,11 +49,6 @@ class Manifest:
     def items(self) -> tuple[str, ...]:
         """The K items in output order."""
         return self.vocabulary.items
-
-    @property
-    def state_width(self) -> int:
-        """Width of the stored state h_ctr | h_cvr."""
-        return 2 * self.d_model
 
     def model_sha256(self, name: str) -> str:
         """Hash of one served model's TorchScript file."""
@@ -72,6 +68,7 @@ class Manifest:
     @classmethod
     def from_dict(cls, data: Mapping[str, Any]) -> "Manifest":
         """Inverse of `to_dict`; fields of later code are ignored."""
+        data = {"state_width": 2 * data["d_model"]} | dict(data)  # manifests before it have none
         plain = {name: data[name] for name in cls.__slots__ if name not in _LATER or name in data}
         return cls(
             **plain

@@ -48,8 +48,8 @@ class Signature:
         return any(_VARIABLE in tensor.dims for tensor in self.inputs)
 
 
-def signatures(d_model: int) -> tuple[Signature, ...]:
-    """The four served models, for stored states of width 2 * d_model."""
+def signatures(state_width: int) -> tuple[Signature, ...]:
+    """The four served models, for stored states of a width."""
     history = (
         Tensor("tokens__0", "TYPE_INT32", (_VARIABLE, len(TOKEN_COLUMNS))),
         Tensor("times__1", "TYPE_INT64", (_VARIABLE,)),
@@ -61,7 +61,7 @@ def signatures(d_model: int) -> tuple[Signature, ...]:
         Tensor("request__4", "TYPE_INT64", (len(REQUEST_COLUMNS),)),
     )
     after_state = (
-        Tensor("state__0", "TYPE_FP16", (2 * d_model,)),
+        Tensor("state__0", "TYPE_FP16", (state_width,)),
         Tensor("context__1", "TYPE_FP16", (CONTEXT_WIDTH,)),
         Tensor("request__2", "TYPE_INT64", (len(REQUEST_COLUMNS),)),
     )

@@ -206,12 +206,11 @@ def _lines() -> "Report":
             return
         told = progress.seconds
         judged = "" if progress.validation is None else f", validation {progress.validation:.5f}"
-        print(
+        sys.stderr.write(
             f"{progress.model}: epoch {progress.epoch}, step {progress.step:,}, "
-            f"{progress.share:.0%}, loss {progress.loss:.5f}{judged}, {progress.seconds:,.0f} s",
-            file=sys.stderr,
-            flush=True,
+            f"{progress.share:.0%}, loss {progress.loss:.5f}{judged}, {progress.seconds:,.0f} s\n"
         )
+        sys.stderr.flush()
 
     return report
 

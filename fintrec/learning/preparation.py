@@ -14,6 +14,7 @@ from fintrec.learning.base_rates import click_logits, conversion_logits, impress
 from fintrec.learning.tasks import sampled
 from fintrec.models.embedding import HistoryEmbedding
 from fintrec.models.head import ItemHead
+from fintrec.models.item_history import ItemCounts
 from fintrec.models.pctr import Pctr
 from fintrec.models.pcvr import Pcvr
 from fintrec.popularity import Popularity
@@ -37,6 +38,9 @@ def prepare(pctr: Pctr, pcvr: Pcvr, data: TrainingSet, popularity: Popularity, s
         assert isinstance(item_head, ItemHead)
         if data.categories:
             item_head.set_categories(data.categories)
+            counts = model.encoder.item_counts
+            if isinstance(counts, ItemCounts):
+                counts.set_categories(item_head.category_K)
         for scale, sample in ((embedding.dynamic_scale, dynamic), (item_head.static_scale, static)):
             if len(sample):
                 scale.fit(sample.mean(0), sample.std(0, correction=0))

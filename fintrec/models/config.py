@@ -44,6 +44,8 @@ class ModelConfig:
     `item_vectors`: an item's logit is a row of the output layer (`free`), or also the hidden state
     compared with the vector that the item starts with in the history, to which pCVR's encoder adds
     the vectors of the items that were seen (`compared`).
+    `item_history`: a state keeps learned, fading counts of each item and category of the history,
+    from which the head reads those of a scored item (`fintrec/models/item_history.py`).
     `click_link` belongs to pCTR: its logits are those of eq. 2, one next click among all items
     (`softmax`), or each shown item's own, clicked or not (`sigmoid`): of that a user who is likelier
     to click on anything is a part, and pages without a click are learned from.
@@ -65,6 +67,7 @@ class ModelConfig:
     time_encoding: TimeEncoding = "product"
     elapsed: Elapsed = "log"
     item_vectors: ItemVectors = "free"
+    item_history: bool = False
     click_link: ClickLink = "softmax"
     use_fm: bool = True
     shared_trunk: bool = False

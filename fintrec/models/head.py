@@ -6,7 +6,8 @@ part. That equals concatenate-and-project, and lets a part be frozen, missing or
 The output layer is a sum as well: an item's logit is its own row plus the row of its category, so
 what is learnt of one travel offer holds for the others, and a few thousand clicks go further.
 
-Shapes: B batch, G categories, X context, S static, E embedding, R request columns, D width, K items
+Shapes: B batch, G categories, X context, S static, E embedding, R request columns,
+D width, C width of item counts, W = D + C width of a state, K items
 """
 
 from collections.abc import Sequence
@@ -19,6 +20,7 @@ from torch.nn import functional
 from features.spec import FM_WIDTH, NUM_STATIC
 from features.vocabulary import Vocabulary, fingerprint
 from fintrec.models.embedding import OpenField, RequestEmbedding, Standardise
+from fintrec.models.item_history import ItemHistory, NoItemHistory, counts_width
 
 NUM_CATEGORIES: Final = 64  # rows there are; more categories share the last one
 
@@ -69,9 +71,13 @@ class ItemHead(nn.Module):
         d_head: int,
         dropout: float = 0.0,
         use_fm: bool = True,
+        item_history: bool = False,
     ) -> None:
         super().__init__()
+        num_items = len(vocabulary.items)
         self.use_fm = use_fm
+        self.d_model = d_model
+        self.state_width = d_model + (counts_width(num_items) if item_history else 0)
         self.num_static = NUM_STATIC
         self.fm_end = NUM_STATIC + FM_WIDTH
         self.static_scale = Standardise(NUM_STATIC)
@@ -83,13 +89,14 @@ class ItemHead(nn.Module):
             self.fuse_fm.requires_grad_(False)
         self.fuse_request = RequestEmbedding(vocabulary, d_head)
         self.dropout = nn.Dropout(dropout)
-        self.output = nn.Linear(d_head, len(vocabulary.items))
+        self.output = nn.Linear(d_head, num_items)
         self.by_category = nn.Linear(d_head, NUM_CATEGORIES, bias=False)
-        self.register_buffer("category_K", torch.zeros(len(vocabulary.items), dtype=torch.int64))
+        self.register_buffer("category_K", torch.zeros(num_items, dtype=torch.int64))
         # Start at the base rates, which the training puts into the bias, not at noise around them.
         nn.init.normal_(self.output.weight, std=0.01)
         nn.init.normal_(self.by_category.weight, std=0.01)
         self.compared: nn.Module = NotCompared()
+        self.item_history = ItemHistory(num_items, d_model) if item_history else NoItemHistory()
 
     def compare_with(self, history_items: OpenField, items: Sequence[str]) -> None:
         """Add the comparison of a state with the items' vectors, which start as the history's."""
@@ -101,16 +108,16 @@ class ItemHead(nn.Module):
         names = sorted(set(categories))
         places = [min(names.index(name), NUM_CATEGORIES - 1) for name in categories]
         self.category_K.copy_(torch.tensor(places))
+        if isinstance(self.item_history, ItemHistory):
+            self.item_history.set_categories(self.category_K)
 
-    def forward(self, state_BD: Tensor, context_BX: Tensor, request_BR: Tensor) -> Tensor:
+    def forward(self, state_BW: Tensor, context_BX: Tensor, request_BR: Tensor) -> Tensor:
         """Logits (B, K) float32. A flagged F_fm counts as zeros whatever the array holds."""
+        state_BW = state_BW.to(torch.float32)
+        state_BD, counts_BC = state_BW[:, : self.d_model], state_BW[:, self.d_model :]
         context_BX = context_BX.to(torch.float32)
         static_BS = self.static_scale(context_BX[:, : self.num_static])
-        fused = (
-            self.fuse_h(state_BD.to(torch.float32))
-            + self.fuse_s(static_BS)
-            + self.fuse_request(request_BR)
-        )
+        fused = self.fuse_h(state_BD) + self.fuse_s(static_BS) + self.fuse_request(request_BR)
         if self.use_fm:
             missing_B1 = context_BX[:, self.fm_end :]
             fm_BE = context_BX[:, self.num_static : self.fm_end]
@@ -118,6 +125,6 @@ class ItemHead(nn.Module):
             fused = fused + self.fuse_fm(torch.cat((fm_BE, missing_B1), dim=1))
         fused = self.dropout(functional.gelu(fused))
         by_category_BG = self.by_category(fused)
-        return self.compared(
-            self.output(fused) + by_category_BG[:, self.category_K], state_BD.to(torch.float32)
-        )
+        logits_BK = self.output(fused) + by_category_BG[:, self.category_K]
+        logits_BK = self.compared(logits_BK, state_BD)
+        return self.item_history(logits_BK, state_BD, counts_BC, request_BR)

@@ -3,7 +3,7 @@
 h = pool(Encoder(tokens + F_d + p * e)); logits = head(h, F_s, F_fm, request), one sigmoid an item.
 
 Shapes: B batch, T history, C token columns, F dynamic features, X context, R request columns,
-D width, K items
+D width, C width of item counts, W = D + C width of a state, K items
 """
 
 import torch
@@ -15,6 +15,7 @@ from fintrec.models.attention import Blocks, visible_all
 from fintrec.models.config import ModelConfig
 from fintrec.models.embedding import HistoryEmbedding
 from fintrec.models.head import ItemHead
+from fintrec.models.item_history import ItemCounts, NoItemCounts
 
 
 class NoMemory(nn.Module):
@@ -46,7 +47,7 @@ class ItemMemory(nn.Module):
 
 
 class ConversionEncoder(nn.Module):
-    """History arrays to one pooled hidden state; zeros for a user without history."""
+    """History arrays to one state, pooled; zeros for a user without history."""
 
     def __init__(self, vocabulary: Vocabulary, config: ModelConfig) -> None:
         super().__init__()
@@ -73,9 +74,12 @@ class ConversionEncoder(nn.Module):
             config.d_feed_forward,
             config.dropout,
         )
+        self.item_counts = (
+            ItemCounts(vocabulary, config.d_model) if config.item_history else NoItemCounts()
+        )
 
     def hidden(self, tokens_BTC: Tensor, times_BT: Tensor, dynamic_BTF: Tensor) -> Tensor:
-        """Pooled state, (B, D) float32."""
+        """Pooled state and item counts, (B, W) float32."""
         if self.is_cut:
             tokens_BTC = tokens_BTC[:, -self.window :]
             times_BT = times_BT[:, -self.window :]
@@ -83,16 +87,19 @@ class ConversionEncoder(nn.Module):
         x_BTD = self.embedding(tokens_BTC, times_BT, dynamic_BTF)
         size = times_BT.shape[1]
         num_pooled = min(2, size) if self.pool_last_two else size
-        hidden_BPD = self.blocks(x_BTD, visible_all(times_BT), num_pooled)
+        visible_BTT = visible_all(times_BT)
+        hidden_BPD = self.blocks(x_BTD, visible_BTT, num_pooled)
         valid_BP1 = (times_BT[:, size - num_pooled :, None] > 0).to(torch.float32)
         state_BD = (hidden_BPD * valid_BP1).sum(1) / valid_BP1.sum(1).clamp(min=1.0)
-        if not self.has_memory:
-            return state_BD
-        item_BPD = self.embedding.item(tokens_BTC[:, size - num_pooled :, 0].to(torch.int64))
-        return self.memory(state_BD, hidden_BPD, item_BPD * valid_BP1)
+        print_BT = tokens_BTC[:, :, 0].to(torch.int64)
+        if self.has_memory:
+            item_BPD = self.embedding.item(print_BT[:, size - num_pooled :])
+            state_BD = self.memory(state_BD, hidden_BPD, item_BPD * valid_BP1)
+        seen_B1T = visible_BTT[:, size - 1 :]
+        return self.item_counts(state_BD[:, None], x_BTD, print_BT, times_BT, seen_B1T)[:, 0]
 
     def forward(self, tokens_BTC: Tensor, times_BT: Tensor, dynamic_BTF: Tensor) -> Tensor:
-        """Pooled state as it is stored, (B, D) float16."""
+        """State as it is stored, (B, W) float16."""
         return self.hidden(tokens_BTC, times_BT, dynamic_BTF).to(torch.float16)
 
 
@@ -103,18 +110,23 @@ class Pcvr(nn.Module):
         super().__init__()
         self.encoder = ConversionEncoder(vocabulary, config)
         self.item_head = ItemHead(
-            vocabulary, config.d_model, config.d_head, config.dropout, config.use_fm
+            vocabulary,
+            config.d_model,
+            config.d_head,
+            config.dropout,
+            config.use_fm,
+            config.item_history,
         )
         if config.item_vectors == "compared":
             self.item_head.compare_with(self.encoder.embedding.item, vocabulary.items)
 
     def encode(self, tokens_BTC: Tensor, times_BT: Tensor, dynamic_BTF: Tensor) -> Tensor:
-        """State (B, D) float16: the part that depends on the user's events alone."""
+        """State (B, W) float16: the part that depends on the user's events alone."""
         return self.encoder(tokens_BTC, times_BT, dynamic_BTF)
 
-    def head(self, state_BD: Tensor, context_BX: Tensor, request_BR: Tensor) -> Tensor:
+    def head(self, state_BW: Tensor, context_BX: Tensor, request_BR: Tensor) -> Tensor:
         """Logits (B, K) float32 of stored states."""
-        return self.item_head(state_BD, context_BX, request_BR)
+        return self.item_head(state_BW, context_BX, request_BR)
 
     def forward(
         self,

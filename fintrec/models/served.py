@@ -9,7 +9,7 @@ torch multiplies with MKL on an Intel CPU that needs MKL_CBWR=AUTO,STRICT in the
 process, or batches below 16 rows differ in the last bit; it costs nothing measurable.
 
 Shapes: B batch, T history, C token columns, F dynamic features, X context, R request columns,
-D width, K items
+W width of a state, K items
 """
 
 import torch
@@ -28,10 +28,10 @@ class Encode(nn.Module):
         self.conversion_encoder = pcvr.encoder
 
     def forward(self, tokens_BTC: Tensor, times_BT: Tensor, dynamic_BTF: Tensor) -> Tensor:
-        """State (B, 2 D) float16."""
-        click_BD = self.click_decoder(tokens_BTC, times_BT, dynamic_BTF)
-        conversion_BD = self.conversion_encoder(tokens_BTC, times_BT, dynamic_BTF)
-        return torch.cat((click_BD, conversion_BD), dim=1)
+        """State (B, W) float16, of both models."""
+        click_state = self.click_decoder(tokens_BTC, times_BT, dynamic_BTF)
+        conversion_state = self.conversion_encoder(tokens_BTC, times_BT, dynamic_BTF)
+        return torch.cat((click_state, conversion_state), dim=1)
 
 
 class Head(nn.Module):
@@ -39,15 +39,16 @@ class Head(nn.Module):
 
     def __init__(self, pctr: Pctr, pcvr: Pcvr) -> None:
         super().__init__()
-        self.d_model = pctr.item_head.fuse_h.in_features
+        self.click_width = pctr.item_head.state_width
+        self.state_width = self.click_width + pcvr.item_head.state_width
         self.click_head = pctr.item_head
         self.conversion_head = pcvr.item_head
 
     def forward(
-        self, state_BS: Tensor, context_BX: Tensor, request_BR: Tensor
+        self, state_BW: Tensor, context_BX: Tensor, request_BR: Tensor
     ) -> tuple[Tensor, Tensor]:
         """pCTR and pCVR logits, each (B, K) float32."""
         return (
-            self.click_head(state_BS[:, : self.d_model], context_BX, request_BR),
-            self.conversion_head(state_BS[:, self.d_model :], context_BX, request_BR),
+            self.click_head(state_BW[:, : self.click_width], context_BX, request_BR),
+            self.conversion_head(state_BW[:, self.click_width :], context_BX, request_BR),
         )

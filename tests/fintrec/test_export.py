@@ -111,6 +111,7 @@ def test_incomplete_or_foreign_checkpoints_are_refused(saved, tmp_path: Path) ->
         {"time_encoding": "learned", "num_layers": 1},
         {"use_fm": False},
         {"elapsed": "half_lives", "item_vectors": "compared", "click_link": "sigmoid"},
+        {"item_history": True, "window": 5},
         {"shared_trunk": True, "num_layers": 3},
         {
             "dynamic_fusion": "concat",
@@ -262,7 +263,7 @@ def test_configuration_names_what_the_modules_take_and_give(saved, exported: Pat
     rng = np.random.default_rng(0)
     inputs = history_inputs([history(rng, 5) for _ in range(4)])
     page = request_inputs(rng, 4)
-    for signature in signatures(16):
+    for signature in signatures(32):
         script = load_script(exported / signature.name / "1" / "model.pt")
         state = torch.zeros(4, 32, dtype=torch.float16)
         arguments = {"encode": inputs, "head": (state, *page)}.get(signature.name, (*inputs, *page))

@@ -16,10 +16,11 @@ from fintrec.models.served import Encode, Head
 from tests.fintrec.tiny import ITEMS, history, history_inputs, models, request_inputs
 
 
+@pytest.mark.parametrize("item_history", [False, True])
 @pytest.mark.parametrize("mask", ["before", "upto"])
-def test_gradient_flows_only_from_visible_interactions(mask: str) -> None:
+def test_gradient_flows_only_from_visible_interactions(mask: str, item_history: bool) -> None:
     """A gradient probe: h_i depends on x_j exactly where the mask lets it."""
-    pctr, _ = models(timestamp_mask=mask)
+    pctr, _ = models(timestamp_mask=mask, item_history=item_history)
     tokens, times, dynamic = history_inputs([history(np.random.default_rng(4), 12)], 16)
     times_T = times[0].tolist()
     probe = dynamic.float().requires_grad_()
@@ -44,11 +45,11 @@ def test_tokens_of_one_page_do_not_see_each_other() -> None:
     assert not torch.equal(pcvr.encode(*one), pcvr.encode(*two))
 
 
-@pytest.mark.parametrize("pooling", ["mean", "last_two"])
+@pytest.mark.parametrize("changes", [{}, {"pooling": "last_two"}, {"item_history": True}])
 @pytest.mark.parametrize("length", [0, 1, 2, 5, 16])
-def test_padding_bucket_does_not_show_in_the_state(length: int, pooling: str) -> None:
+def test_padding_bucket_does_not_show_in_the_state(length: int, changes: dict[str, object]) -> None:
     rows = history(np.random.default_rng(length), length) if length else EMPTY
-    pctr, pcvr = models(pooling=pooling)
+    pctr, pcvr = models(**changes)
     encode = Encode(pctr, pcvr)
     with torch.inference_mode():
         states = [encode(*history_inputs([rows], bucket)) for bucket in BUCKETS]
@@ -57,9 +58,10 @@ def test_padding_bucket_does_not_show_in_the_state(length: int, pooling: str) ->
         torch.testing.assert_close(state.float(), states[0].float(), atol=4e-3, rtol=0)
 
 
+@pytest.mark.parametrize("item_history", [False, True])
 @pytest.mark.parametrize("batch", [1, 4])
-def test_a_user_without_history_has_a_finite_state(batch: int) -> None:
-    pctr, pcvr = models()
+def test_a_user_without_history_has_a_finite_state(batch: int, item_history: bool) -> None:
+    pctr, pcvr = models(item_history=item_history)
     inputs = history_inputs([EMPTY] * batch, 32)
     context, request = request_inputs(np.random.default_rng(0), batch)
     state = Encode(pctr, pcvr)(*inputs)
@@ -83,7 +85,13 @@ def test_arrival_order_does_not_show_in_the_state() -> None:
 
 
 @pytest.mark.parametrize(
-    "changes", [{}, {"pooling": "last_two", "timestamp_mask": "upto"}, {"num_layers": 1}]
+    "changes",
+    [
+        {},
+        {"pooling": "last_two", "timestamp_mask": "upto"},
+        {"num_layers": 1},
+        {"item_history": True},
+    ],
 )
 def test_the_stored_state_is_the_full_computation(changes: dict[str, object]) -> None:
     """`encode` runs the last layer where it is pooled; here every position is computed."""
@@ -103,13 +111,14 @@ def test_the_stored_state_is_the_full_computation(changes: dict[str, object]) ->
         last = 2 if pcvr.encoder.pool_last_two else length
         pooled.append(every[row, 16 - last :].mean(0))
     torch.testing.assert_close(
-        pcvr.encoder.hidden(*inputs), torch.stack(pooled), atol=1e-5, rtol=1e-5
+        pcvr.encoder.hidden(*inputs)[:, :16], torch.stack(pooled), atol=1e-5, rtol=1e-5
     )
 
 
-def test_whole_model_equals_encode_then_head_to_the_bit() -> None:
+@pytest.mark.parametrize("item_history", [False, True])
+def test_whole_model_equals_encode_then_head_to_the_bit(item_history: bool) -> None:
     rng = np.random.default_rng(5)
-    pctr, pcvr = models()
+    pctr, pcvr = models(item_history=item_history)
     for batch, length in itertools.product((1, 4, 7), (0, 5, 40)):
         inputs = history_inputs([history(rng, length) for _ in range(batch)] or [EMPTY])
         context, request = request_inputs(rng, batch)
@@ -120,7 +129,8 @@ def test_whole_model_equals_encode_then_head_to_the_bit() -> None:
             assert torch.equal(one, two)
 
 
-def test_logits_have_the_same_bytes_whatever_else_is_in_the_batch() -> None:
+@pytest.mark.parametrize("item_history", [False, True])
+def test_logits_have_the_same_bytes_whatever_else_is_in_the_batch(item_history: bool) -> None:
     """For batches of 4 and more, at the size that is served, on one thread (`conftest.py`)."""
     rng = np.random.default_rng(6)
     size = tiny_cpu().model
@@ -129,7 +139,11 @@ def test_logits_have_the_same_bytes_whatever_else_is_in_the_batch() -> None:
         num_heads=size.num_heads,
         d_feed_forward=size.d_feed_forward,
         d_head=size.d_head,
+        item_history=item_history,
     )
+    for model in (pctr, pcvr):
+        if item_history:
+            torch.nn.init.normal_(model.item_head.item_history.output_KU)
     encode, head = Encode(pctr, pcvr), Head(pctr, pcvr)
     histories = [history(rng, 40) for _ in range(64)]
     inputs = history_inputs(histories, 64)

@@ -75,7 +75,7 @@ class Judge:
         models: Models,
     ) -> tuple[Sequence[float], Sequence[float]]:
         """Logits of the referee's own inputs, which are the served ones to the byte."""
-        width = 2 * models.manifest["d_model"]
+        width = models.manifest["state_width"]
         served = base64.b64decode(audit["inputs_base64"])
         if tier == STATIC:
             assert not state.rows

@@ -224,7 +224,7 @@ def check_who_scored(system: System, stream: Stream, versions: Sequence[int]) ->
         if audit["tier"] != STATIC:
             assert str(audit["state"]["model"]) == json.loads(slate)["models"]["pctr"]
         inputs = base64.b64decode(audit["inputs_base64"])
-        width = 4 * named.manifest["d_model"]
+        width = 2 * named.manifest["state_width"]
         logits = named.logits(
             np.frombuffer(inputs[:width], np.float16),
             np.frombuffer(inputs[width:-64], np.float16),

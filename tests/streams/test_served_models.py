@@ -12,10 +12,9 @@ from fintrec import checkpoint as checkpoints
 from fintrec.calibration import Calibration
 from fintrec.checkpoint import Checkpoint
 from fintrec.export import export, served_modules
-from fintrec.manifest import SERVED
 from fintrec.models.config import Recipe, TrainingConfig
 from fintrec.popularity import measure
-from fintrec.served_config import signatures
+from fintrec.served_config import Signature, signatures
 from streams.model_loading import load_version
 from tests.fintrec.tiny import (
     VOCABULARY,
@@ -30,13 +29,16 @@ from tests.fintrec.tiny import (
 pytestmark = pytest.mark.integration
 
 
-@pytest.fixture(scope="module")
-def served(stack, tmp_path_factory: pytest.TempPathFactory):
+@pytest.fixture(scope="module", params=[False, True], ids=["plain", "item_history"])
+def served(request, stack, tmp_path_factory: pytest.TempPathFactory):
     """(checkpoint, version, client) of tiny models that the session's Triton has loaded."""
-    pctr, pcvr = models()
+    pctr, pcvr = models(item_history=request.param)
+    if request.param:
+        for model in (pctr, pcvr):
+            torch.nn.init.normal_(model.item_head.item_history.output_KU)
     data = training_set(3)
     checkpoint = Checkpoint(
-        Recipe(name="test", model=config(), training=TrainingConfig()),
+        Recipe(name="test", model=config(item_history=request.param), training=TrainingConfig()),
         VOCABULARY,
         data.content_types,
         pctr,
@@ -54,14 +56,13 @@ def served(stack, tmp_path_factory: pytest.TempPathFactory):
     client.close()
 
 
-def ask(client, version: int, name: str, arguments) -> list[np.ndarray]:
-    signature = {s.name: s for s in signatures(config().d_model)}[name]
+def ask(client, version: int, signature: Signature, arguments) -> list[np.ndarray]:
     inputs = []
     for stated, argument in zip(signature.inputs, arguments, strict=True):
         array = argument.numpy()
         tensor = grpcclient.InferInput(stated.name, array.shape, np_to_triton_dtype(array.dtype))
         inputs.append(tensor.set_data_from_numpy(array))
-    answer = client.infer(name, inputs, model_version=str(version), client_timeout=30)
+    answer = client.infer(signature.name, inputs, model_version=str(version), client_timeout=30)
     return [answer.as_numpy(stated.name) for stated in signature.outputs]
 
 
@@ -78,11 +79,12 @@ def test_served_outputs_equal_the_modules_to_the_bit(served, batch: int, length:
     torch.set_num_threads(1)
     with torch.inference_mode():
         state = modules["encode"](*inputs)
-        for name in SERVED:
+        for signature in signatures(state.shape[1]):
+            name = signature.name
             arguments = {"encode": inputs, "head": (state, *page)}.get(name, (*inputs, *page))
             expected = modules[name](*arguments)
             expected = (expected,) if isinstance(expected, torch.Tensor) else expected
-            found = ask(client, version, name, arguments)
+            found = ask(client, version, signature, arguments)
             for one, two in zip(found, expected, strict=True):
                 np.testing.assert_array_equal(one, two.numpy(), err_msg=name)
     torch.set_num_threads(threads)
