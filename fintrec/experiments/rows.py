@@ -28,8 +28,8 @@ WAITS: Final = "waits for the foundation model"
 class Row:
     """One line of a table.
 
-    `changes` are fields of the recipe's model or training, `train_pages` of the setting, or for trees
-    `item_history`: that they read each item's own history (`fintrec/baselines/item_history.py`).
+    `changes` are fields of the recipe's model or training, or `train_pages` of the setting; for
+    trees `item_history`: that they read each item's own (`fintrec/baselines/item_history.py`).
     `tasks` are what is trained, `task` is what is judged. Four kinds have no cells of their own:
     `beside` is predicted by the cells of row `of`, `calibrated` is that row with the forest's maps,
     `same` is that row by another name, `waits` needs the foundation model.
@@ -91,6 +91,9 @@ def predictions(row: Row, rows: tuple[Row, ...], seeds: tuple[int, ...]) -> dict
     return {cell: name + cell.removeprefix(own.name) for cell in cells}
 
 
+_ITEM_HISTORY: Final = {"item_history": True}
+_COUNTS: Final = "counts of each item and category in the state; not in the paper"
+
 TABLE3: Final = (
     Row("base_rates", "each item's base rate", "rates"),
     Row("neighbours", "recency-weighted item-kNN", "neighbours"),
@@ -101,7 +104,7 @@ TABLE3: Final = (
         "boosting_items",
         "gradient boosting + feature set + the item's own history",
         "boosting",
-        changes={"item_history": True},
+        changes=_ITEM_HISTORY,
         note="not in the paper",
     ),
     Row("fintrec", "FinTRec", "model", paper=0.0439),
@@ -131,10 +134,31 @@ TABLE3: Final = (
     Row("window_5", "window 5", "model", changes={"window": 5}, paper=0.0844),
     Row("window_50", "window 50", "model", changes={"window": 50}, paper=0.0478),
     Row("window_120", "window 120", "same", of="fintrec", paper=0.0439, note="FinTRec itself"),
+    Row(
+        "fintrec_items",
+        "FinTRec + the item's own history",
+        "model",
+        changes=_ITEM_HISTORY,
+        note=_COUNTS,
+    ),
+    Row(
+        "fintrec_items_calibrated",
+        "the same, calibrated like the forest",
+        "calibrated",
+        of="fintrec_items",
+    ),
     Row("foresight", "foresight: honest, knows the bank", "floor"),
     Row("hindsight", "hindsight: knows the visits to come", "beside", of="foresight"),
     Row("clicks_rates", "clicks: each item's base rate", "rates", "pctr"),
     Row("clicks_fintrec", "clicks: FinTRec", "model", "pctr"),
+    Row(
+        "clicks_each_items",
+        "clicks: FinTRec, each shown item in place of eq. 2, + the item's own history",
+        "model",
+        "pctr",
+        changes=_ITEM_HISTORY | {"click_link": "sigmoid"},
+        note=_COUNTS,
+    ),
     Row("clicks_floor", "clicks: true probabilities", "beside", "pctr", of="foresight"),
 )
 
@@ -148,6 +172,14 @@ ABLATIONS: Final = (
         "model",
         "pctr",
         {"click_link": "sigmoid"},
+    ),
+    Row("clicks_items", "counts of each item and category", "model", "pctr", _ITEM_HISTORY),
+    Row(
+        "clicks_each_items",
+        "each shown item, and counts of each item and category",
+        "model",
+        "pctr",
+        _ITEM_HISTORY | {"click_link": "sigmoid"},
     ),
     Row(
         "clicks_concat",
@@ -175,6 +207,7 @@ ABLATIONS: Final = (
     Row("without_time", "no time", "model", changes={"time_encoding": "none"}),
     Row("log_elapsed", "elapsed times on a log scale alone", "model", changes={"elapsed": "log"}),
     Row("free_items", "items not compared", "model", changes={"item_vectors": "free"}),
+    Row("fintrec_items", "counts of each item and category", "model", changes=_ITEM_HISTORY),
     Row("joint", "both models in one training", "model", tasks=("joint",)),
     Row(
         "shared_trunk",
@@ -223,7 +256,7 @@ LARGE: Final = (
         "boosting_items",
         "gradient boosting + feature set + the item's own history",
         "boosting",
-        changes={"item_history": True},
+        changes=_ITEM_HISTORY,
     ),
     Row("fintrec", "FinTRec of table 3: 48,000 pages once", "model"),
     Row(
