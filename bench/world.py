@@ -36,7 +36,7 @@ from fintrec.bank.surfaces import PLACES
 from fintrec.calibration import Calibration
 from fintrec.checkpoint import Checkpoint, save
 from fintrec.export import export, load_script
-from fintrec.models.config import tiny_cpu
+from fintrec.models.config import Recipe, tiny_cpu
 from fintrec.models.pctr import Pctr
 from fintrec.models.pcvr import Pcvr
 from fintrec.popularity import ANY_TYPE, Popularity
@@ -66,10 +66,9 @@ def catalogue(now_ms: int) -> tuple[Item, ...]:
     ).items
 
 
-def export_untrained(items: Sequence[Item], checkpoint_dir: Path, repository: Path) -> None:
-    """Both models of recipe tiny_cpu with random weights, as the repository's next version."""
+def untrained(items: Sequence[Item], recipe: Recipe) -> Checkpoint:
+    """Both models of a recipe with random weights."""
     torch.manual_seed(0)
-    recipe = tiny_cpu()
     names = {
         field: {getattr(place, field) for place in PLACES}
         for field in ("product", "page", "placement", "layout")
@@ -78,19 +77,21 @@ def export_untrained(items: Sequence[Item], checkpoint_dir: Path, repository: Pa
     kinds = {item.item_id: item.content_type for item in items}
     rates = {**dict.fromkeys(kinds.values(), 0.02), ANY_TYPE: 0.02}
     flat = (0.02,) * len(vocabulary.items)
-    save(
-        Checkpoint(
-            recipe,
-            vocabulary,
-            tuple(kinds[item] for item in vocabulary.items),
-            Pctr(vocabulary, recipe.model).eval(),
-            Pcvr(vocabulary, recipe.model).eval(),
-            Calibration("bench", 1.0, 0.0),
-            Popularity(flat, flat, rates, rates),
-            {},
-        ),
-        checkpoint_dir,
+    return Checkpoint(
+        recipe,
+        vocabulary,
+        tuple(kinds[item] for item in vocabulary.items),
+        Pctr(vocabulary, recipe.model).eval(),
+        Pcvr(vocabulary, recipe.model).eval(),
+        Calibration("bench", 1.0, 0.0),
+        Popularity(flat, flat, rates, rates),
+        {},
     )
+
+
+def export_untrained(items: Sequence[Item], checkpoint_dir: Path, repository: Path) -> None:
+    """Both models of recipe tiny_cpu with random weights, as the repository's next version."""
+    save(untrained(items, tiny_cpu()), checkpoint_dir)
     export(checkpoint_dir, repository)
 
 

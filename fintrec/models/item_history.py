@@ -92,15 +92,16 @@ class ItemCounts(nn.Module):
         """Give each item the slot of its category, both by number."""
         self.category_slot_K.copy_(self.num_item_slots + category_K % CATEGORY_SLOTS)
 
-    def _slots(self, print_BT: Tensor) -> Tensor:
-        """(B, T, S): 1 in the slots that an interaction adds to; none for an item not scored."""
+    def slots(self, print_BT: Tensor) -> tuple[Tensor, Tensor]:
+        """Slots of an interaction's item and of its category, each (B, T); S for one not scored."""
         place_BT = torch.searchsorted(self.sorted_prints_K, print_BT.contiguous())
         place_BT = place_BT.clamp(max=self.last_place)
         is_scored_BT = self.sorted_prints_K[place_BT] == print_BT
         item_BT = self.item_at_K[place_BT]
-        both = functional.one_hot(item_BT % self.num_item_slots, self.num_slots)
-        both = both + functional.one_hot(self.category_slot_K[item_BT], self.num_slots)
-        return (both * is_scored_BT[:, :, None]).to(torch.float32)
+        return (
+            torch.where(is_scored_BT, item_BT % self.num_item_slots, self.num_slots),
+            torch.where(is_scored_BT, self.category_slot_K[item_BT], self.num_slots),
+        )
 
     def forward(
         self, state_BQD: Tensor, x_BTD: Tensor, print_BT: Tensor, times_BT: Tensor, seen_BQT: Tensor
@@ -112,9 +113,13 @@ class ItemCounts(nn.Module):
         now_BQ1 = times_BT[:, times_BT.shape[1] - num_queries :, None]
         value_BTL = self.value(functional.gelu(self.mix(x_BTD)))
         left_BQTL = self.fade(now_BQ1 - times_BT[:, None, :]) * seen_BQT[:, :, :, None]
-        added_BQLT = (left_BQTL * value_BTL[:, None]).transpose(2, 3)
-        counts_BXS = torch.bmm(added_BQLT.flatten(1, 2), self._slots(print_BT))
-        counts_BQC = counts_BXS.reshape(len(state_BQD), num_queries, -1)
+        added_BXT = (left_BQTL * value_BTL[:, None]).transpose(2, 3).flatten(1, 2)  # X = Q * L
+        item_BT, category_BT = self.slots(print_BT)
+        # The last slot takes what has none, and is dropped.
+        counts_BXS = added_BXT.new_zeros(added_BXT.shape[0], added_BXT.shape[1], self.num_slots + 1)
+        counts_BXS = counts_BXS.scatter_add(2, item_BT[:, None].expand_as(added_BXT), added_BXT)
+        counts_BXS = counts_BXS.scatter_add(2, category_BT[:, None].expand_as(added_BXT), added_BXT)
+        counts_BQC = counts_BXS[:, :, :-1].reshape(len(state_BQD), num_queries, -1)
         return torch.cat((state_BQD, counts_BQC), dim=2)
 
 
@@ -134,8 +139,8 @@ class ItemHistory(nn.Module):
     It starts with nothing.
     """
 
-    category_slot_K: Tensor
     item_slot_K: Tensor
+    category_place_K: Tensor
 
     def __init__(self, num_items: int, d_model: int) -> None:
         super().__init__()
@@ -144,9 +149,10 @@ class ItemHistory(nn.Module):
         self.time, self.last = map(REQUEST_COLUMNS.index, ("time_ms", "last_event_ms"))
         items = torch.arange(num_items)
         self.register_buffer("item_slot_K", items % self.num_item_slots, persistent=False)
-        self.register_buffer("category_slot_K", torch.full_like(items, self.num_item_slots))
+        self.register_buffer("category_place_K", torch.zeros_like(items))
         self.fade = Fade()
-        self.counts = nn.Linear(2 * self.num_values, _HEAD_UNITS)
+        self.own = nn.Linear(self.num_values, _HEAD_UNITS)
+        self.category = nn.Linear(self.num_values, _HEAD_UNITS, bias=False)
         self.state = nn.Linear(d_model, _HEAD_UNITS, bias=False)
         self.item_KU = nn.Parameter(torch.randn(num_items, _HEAD_UNITS) * 0.3)
         self.output_U = nn.Parameter(torch.zeros(_HEAD_UNITS))
@@ -155,7 +161,7 @@ class ItemHistory(nn.Module):
     @torch.no_grad()
     def set_categories(self, category_K: Tensor) -> None:
         """Give each item the slot of its category, both by number."""
-        self.category_slot_K.copy_(self.num_item_slots + category_K % CATEGORY_SLOTS)
+        self.category_place_K.copy_(category_K % CATEGORY_SLOTS)
 
     def forward(
         self, logits_BK: Tensor, state_BD: Tensor, counts_BC: Tensor, request_BR: Tensor
@@ -163,10 +169,9 @@ class ItemHistory(nn.Module):
         """(B, K) of states and counts of the newest interaction, which the request names."""
         left_BL = self.fade(request_BR[:, self.time] - request_BR[:, self.last])
         counts_BLS = counts_BC.reshape(len(counts_BC), self.num_values, -1) * left_BL[:, :, None]
-        own_BLK, category_BLK = (
-            counts_BLS[:, :, self.item_slot_K],
-            counts_BLS[:, :, self.category_slot_K],
-        )
-        read_BKU = self.counts(torch.cat((own_BLK, category_BLK), dim=1).transpose(1, 2))
-        units_BKU = functional.gelu(read_BKU + self.state(state_BD)[:, None] + self.item_KU)
+        counts_BSL = counts_BLS.transpose(1, 2)
+        own_BSU = self.own(counts_BSL[:, : self.num_item_slots])
+        category_BSU = self.category(counts_BSL[:, self.num_item_slots :])
+        units_BKU = own_BSU[:, self.item_slot_K] + category_BSU[:, self.category_place_K]
+        units_BKU = functional.gelu(units_BKU + self.state(state_BD)[:, None] + self.item_KU)
         return logits_BK + (units_BKU * (self.output_KU + self.output_U)).sum(2)

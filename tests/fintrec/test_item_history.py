@@ -138,11 +138,9 @@ def test_more_items_than_slots_share_them(monkeypatch: pytest.MonkeyPatch) -> No
     counts = ItemCounts(vocabulary, 16)
     counts.set_categories(torch.arange(40))
     prints = torch.tensor([[fingerprint("item", name) for name in vocabulary.items]])
-    slots_KS = counts._slots(prints)[0]
-    assert slots_KS.shape == (40, 3 + CATEGORY_SLOTS)
-    assert slots_KS[:, :3].argmax(1).tolist() == [number % 3 for number in range(40)]
-    assert (slots_KS[:, 3:].argmax(1) == torch.arange(40) % CATEGORY_SLOTS).all()
-    assert (slots_KS.sum(1) == 2).all()
+    items, categories = (slots[0].tolist() for slots in counts.slots(prints))
+    assert items == [number % 3 for number in range(40)]
+    assert categories == [3 + number % CATEGORY_SLOTS for number in range(40)]
     head = ItemHistory(40, 16)
     assert head.item_slot_K.tolist() == [number % 3 for number in range(40)]
     assert counts_width(40) == NUM_VALUES * (3 + CATEGORY_SLOTS)
@@ -155,9 +153,8 @@ def test_the_categories_of_a_data_set_reach_both_ends() -> None:
     pair = models(item_history=True)
     prepare(*pair, data, measure(data), 0)
     for model in pair:
-        slots_K = model.item_head.item_history.category_slot_K
-        assert torch.equal(slots_K, len(ITEMS) + CATEGORIES)
-        assert torch.equal(model.encoder.item_counts.category_slot_K, slots_K)
+        assert torch.equal(model.item_head.item_history.category_place_K, CATEGORIES)
+        assert torch.equal(model.encoder.item_counts.category_slot_K, len(ITEMS) + CATEGORIES)
 
 
 def test_training_moves_both_ends_of_the_counts() -> None:
