@@ -50,9 +50,9 @@ class Fade(nn.Module):
         self.log_half_life_L = nn.Parameter(torch.tensor(started))
 
     def forward(self, elapsed_ms: Tensor) -> Tensor:
-        """Shape of `elapsed_ms` + (L,), float32; a negative time counts as none."""
-        elapsed = elapsed_ms.clamp(min=0).to(torch.float32)
-        return torch.exp2(-elapsed[..., None] / torch.exp(self.log_half_life_L))
+        """Shape of `elapsed_ms` + (L,), and its type; a negative time counts as none."""
+        half_life_L = torch.exp(self.log_half_life_L).to(elapsed_ms.dtype)
+        return torch.exp2(-elapsed_ms.clamp(min=0)[..., None] / half_life_L)
 
 
 class NoItemCounts(nn.Module):
@@ -112,7 +112,8 @@ class ItemCounts(nn.Module):
         num_queries = seen_BQT.shape[1]
         now_BQ1 = times_BT[:, times_BT.shape[1] - num_queries :, None]
         value_BTL = self.value(functional.gelu(self.mix(x_BTD)))
-        left_BQTL = self.fade(now_BQ1 - times_BT[:, None, :]) * seen_BQT[:, :, :, None]
+        ago_BQT = (now_BQ1 - times_BT[:, None, :]).to(torch.float32)
+        left_BQTL = self.fade(ago_BQT) * seen_BQT[:, :, :, None]
         added_BXT = (left_BQTL * value_BTL[:, None]).transpose(2, 3).flatten(1, 2)  # X = Q * L
         item_BT, category_BT = self.slots(print_BT)
         # The last slot takes what has none, and is dropped.
@@ -167,7 +168,9 @@ class ItemHistory(nn.Module):
         self, logits_BK: Tensor, state_BD: Tensor, counts_BC: Tensor, request_BR: Tensor
     ) -> Tensor:
         """(B, K) of states and counts of the newest interaction, which the request names."""
-        left_BL = self.fade(request_BR[:, self.time] - request_BR[:, self.last])
+        # In float32 a row's last bit would depend on its place in the batch, where exp2 has few rows.
+        since_B = (request_BR[:, self.time] - request_BR[:, self.last]).to(torch.float64)
+        left_BL = self.fade(since_B).to(torch.float32)
         counts_BLS = counts_BC.reshape(len(counts_BC), self.num_values, -1) * left_BL[:, :, None]
         counts_BSL = counts_BLS.transpose(1, 2)
         own_BSU = self.own(counts_BSL[:, : self.num_item_slots])
