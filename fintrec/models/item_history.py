@@ -49,10 +49,15 @@ class Fade(nn.Module):
         started = [math.log(hours * HOUR_MS) for hours in HALF_LIVES_H]
         self.log_half_life_L = nn.Parameter(torch.tensor(started))
 
-    def forward(self, elapsed_ms: Tensor) -> Tensor:
-        """Shape of `elapsed_ms` + (L,), and its type; a negative time counts as none."""
-        half_life_L = torch.exp(self.log_half_life_L).to(elapsed_ms.dtype)
-        return torch.exp2(-elapsed_ms.clamp(min=0)[..., None] / half_life_L)
+    def forward(self, elapsed_ms: Tensor, is_served: bool) -> Tensor:
+        """Shape of `elapsed_ms` + (L,), float32; a negative time counts as none.
+
+        `is_served`: computed in float64. In float32 exp2 is another function at the end of an
+        array, so a row's last bit would depend on its batch.
+        """
+        elapsed = elapsed_ms.clamp(min=0).to(torch.float64 if is_served else torch.float32)
+        half_life_L = torch.exp(self.log_half_life_L).to(elapsed.dtype)
+        return torch.exp2(-elapsed[..., None] / half_life_L).to(torch.float32)
 
 
 class NoItemCounts(nn.Module):
@@ -112,8 +117,8 @@ class ItemCounts(nn.Module):
         num_queries = seen_BQT.shape[1]
         now_BQ1 = times_BT[:, times_BT.shape[1] - num_queries :, None]
         value_BTL = self.value(functional.gelu(self.mix(x_BTD)))
-        ago_BQT = (now_BQ1 - times_BT[:, None, :]).to(torch.float32)
-        left_BQTL = self.fade(ago_BQT) * seen_BQT[:, :, :, None]
+        left_BQTL = self.fade(now_BQ1 - times_BT[:, None, :], num_queries == 1)
+        left_BQTL = left_BQTL * seen_BQT[:, :, :, None]
         added_BXT = (left_BQTL * value_BTL[:, None]).transpose(2, 3).flatten(1, 2)  # X = Q * L
         item_BT, category_BT = self.slots(print_BT)
         # The last slot takes what has none, and is dropped.
@@ -168,9 +173,7 @@ class ItemHistory(nn.Module):
         self, logits_BK: Tensor, state_BD: Tensor, counts_BC: Tensor, request_BR: Tensor
     ) -> Tensor:
         """(B, K) of states and counts of the newest interaction, which the request names."""
-        # In float32 a row's last bit would depend on its place in the batch, where exp2 has few rows.
-        since_B = (request_BR[:, self.time] - request_BR[:, self.last]).to(torch.float64)
-        left_BL = self.fade(since_B).to(torch.float32)
+        left_BL = self.fade(request_BR[:, self.time] - request_BR[:, self.last], True)
         counts_BLS = counts_BC.reshape(len(counts_BC), self.num_values, -1) * left_BL[:, :, None]
         counts_BSL = counts_BLS.transpose(1, 2)
         own_BSU = self.own(counts_BSL[:, : self.num_item_slots])

@@ -56,11 +56,13 @@ class ClickDecoder(nn.Module):
         """float32 states of the newest `num_queries` positions, (B, num_queries, W): hidden states
         and item counts.
         """
-        if self.is_cut:
+        x_BTD = self.embedding(tokens_BTC, times_BT, dynamic_BTF)
+        if (
+            self.is_cut
+        ):  # when it is embedded: at odd lengths a row's bytes would depend on its batch
             tokens_BTC = tokens_BTC[:, -self.window :]
             times_BT = times_BT[:, -self.window :]
-            dynamic_BTF = dynamic_BTF[:, -self.window :]
-        x_BTD = self.embedding(tokens_BTC, times_BT, dynamic_BTF)
+            x_BTD = x_BTD[:, -self.window :]
         visible_BTT = self.visible(times_BT)
         hidden_BQD = self.blocks(x_BTD, visible_BTT, num_queries)
         print_BT = tokens_BTC[:, :, 0].to(torch.int64)

@@ -80,11 +80,13 @@ class ConversionEncoder(nn.Module):
 
     def hidden(self, tokens_BTC: Tensor, times_BT: Tensor, dynamic_BTF: Tensor) -> Tensor:
         """Pooled state and item counts, (B, W) float32."""
-        if self.is_cut:
+        x_BTD = self.embedding(tokens_BTC, times_BT, dynamic_BTF)
+        if (
+            self.is_cut
+        ):  # when it is embedded: at odd lengths a row's bytes would depend on its batch
             tokens_BTC = tokens_BTC[:, -self.window :]
             times_BT = times_BT[:, -self.window :]
-            dynamic_BTF = dynamic_BTF[:, -self.window :]
-        x_BTD = self.embedding(tokens_BTC, times_BT, dynamic_BTF)
+            x_BTD = x_BTD[:, -self.window :]
         size = times_BT.shape[1]
         num_pooled = min(2, size) if self.pool_last_two else size
         visible_BTT = visible_all(times_BT)

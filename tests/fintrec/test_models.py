@@ -1,11 +1,13 @@
 """What both models promise: causality by timestamp, invariance, exact splits."""
 
 import itertools
+from collections.abc import Sequence
 from dataclasses import replace
 
 import numpy as np
 import pytest
 import torch
+from torch import Tensor
 
 from features.encoding import BUCKETS
 from features.history import EMPTY, merged
@@ -129,8 +131,17 @@ def test_whole_model_equals_encode_then_head_to_the_bit(item_history: bool) -> N
             assert torch.equal(one, two)
 
 
-@pytest.mark.parametrize("item_history", [False, True])
-def test_logits_have_the_same_bytes_whatever_else_is_in_the_batch(item_history: bool) -> None:
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {},
+        {"item_history": True},
+        {"item_history": True, "elapsed": "half_lives", "item_vectors": "compared", "window": 5},
+    ],
+)
+def test_logits_have_the_same_bytes_whatever_else_is_in_the_batch(
+    changes: dict[str, object],
+) -> None:
     """For batches of 4 and more, at the size that is served, on one thread (`conftest.py`)."""
     rng = np.random.default_rng(6)
     size = tiny_cpu().model
@@ -139,23 +150,29 @@ def test_logits_have_the_same_bytes_whatever_else_is_in_the_batch(item_history: 
         num_heads=size.num_heads,
         d_feed_forward=size.d_feed_forward,
         d_head=size.d_head,
-        item_history=item_history,
+        **changes,
     )
     for model in (pctr, pcvr):
-        if item_history:
+        if "item_history" in changes:
             torch.nn.init.normal_(model.item_head.item_history.output_KU)
     encode, head = Encode(pctr, pcvr), Head(pctr, pcvr)
     histories = [history(rng, 40) for _ in range(64)]
     inputs = history_inputs(histories, 64)
     context, request = request_inputs(rng, 64)
+
+    def hidden(asked: Sequence[Tensor]) -> tuple[Tensor, Tensor]:
+        """Before they are rounded to what is stored."""
+        return pctr.encoder.hidden(*asked, 1), pcvr.encoder.hidden(*asked)
+
     with torch.inference_mode():
-        states = encode(*inputs)
-        logits = head(states, context, request)
-        for batch in (4, 5, 8, 13, 16, 31, 32, 63):
+        whole = hidden(inputs)
+        logits = head(encode(*inputs), context, request)
+        for batch in (4, 5, 6, 8, 13, 16, 31, 32, 63):
             rows = torch.from_numpy(rng.permutation(64)[:batch])
-            part = encode(*(array[rows] for array in inputs))
-            assert torch.equal(part, states[rows]), batch
-            scored = head(part, context[rows], request[rows])
+            chosen = [array[rows] for array in inputs]
+            for one, two in zip(hidden(chosen), whole, strict=True):
+                assert torch.equal(one, two[rows]), batch
+            scored = head(encode(*chosen), context[rows], request[rows])
             for one, two in zip(scored, logits, strict=True):
                 assert torch.equal(one, two[rows]), batch
 
