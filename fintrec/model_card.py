@@ -47,11 +47,13 @@ def write(
     data: TrainingSet,
     source: Path | None = None,
     scores: Scores | None = None,
+    started_from: str | None = None,
 ) -> dict[str, Any]:
     """Judge a checkpoint saved in `directory` on its own data, write its card and return it.
 
     `source` is the LOG_DIR or DATASET_DIR that `data` came from, if it came from one. Pages that
-    `scores` of the checkpoint on this data has are not scored again.
+    `scores` of the checkpoint on this data has are not scored again. `started_from` is the hash of
+    the checkpoint whose weights its training started with.
     """
     scores = scores or Scores(checkpoint.pctr, checkpoint.pcvr, data)
     parts = {name: _judge(checkpoint, data, name, scores) for name in PERIODS[1:]}
@@ -82,6 +84,7 @@ def write(
             "feature_registry": registry_fingerprint(),
             "vocabulary": vocabulary_sha256(checkpoint),
             "judged": file_sha256(directory / SUMS),
+            **({} if started_from is None else {"started_from": started_from}),
         },
     }
     write_files(directory, card)

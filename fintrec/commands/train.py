@@ -127,7 +127,7 @@ def train(source: Path, out: Path, as_json: bool, threads: int, **options: Any) 
         compute = Compute(device, precision, group, num_workers)
         shows = group.is_first and not as_json
         run_dir = options["run_dir"] or out.with_name(f"{out.name}.run")
-        trained, run = _trained(data, recipe, compute, run_dir, shows, options)
+        trained, run, start_hash = _trained(data, recipe, compute, run_dir, shows, options)
     if not group.is_first:
         return
     click.echo("calibrating, measuring and writing the card", err=True)
@@ -135,7 +135,7 @@ def train(source: Path, out: Path, as_json: bool, threads: int, **options: Any) 
     checkpoint = completed(trained, data, recipe, scores)
     save(checkpoint, out)
     calibration_report.write(out, checkpoint, data, source.name, scores)
-    write_card(out, checkpoint, data, source, scores)
+    write_card(out, checkpoint, data, source, scores, start_hash)
     # Last: killed before, the same command trains nothing anew and writes what is missing.
     run.finish(TASKS[options["tasks"]])
     if as_json:
@@ -175,8 +175,10 @@ def _trained(
     run_dir: Path,
     shows: bool,
     options: dict[str, Any],
-) -> "tuple[Trained, Run]":
-    """The trained models, and the run whose states may go when they are saved."""
+) -> "tuple[Trained, Run, str | None]":
+    """The trained models, the run whose states may go when they are saved, and the hash of the
+    checkpoint that they started from.
+    """
     from fintrec.card_files import checkpoint_sha256
     from fintrec.checkpoint import load
     from fintrec.learning.fingerprint import made_of
@@ -186,13 +188,14 @@ def _trained(
     start_dir, minutes = options["start_dir"], options["minutes"]
     start, start_hash = None, None
     if start_dir is not None:
-        start, start_hash = load(start_dir), checkpoint_sha256(start_dir)[:12]
-    run = Run(run_dir, made_of(data, recipe, minutes, compute, start_hash))
+        start, start_hash = load(start_dir), checkpoint_sha256(start_dir)
+    told = start_hash and start_hash[:12]
+    run = Run(run_dir, made_of(data, recipe, minutes, compute, told))
     with Bars() if shows else nullcontext() as bars:
         report = silent if bars is None else bars.show
         tasks = TASKS[options["tasks"]]
         trained = train_models(data, recipe, tasks, minutes, report, run, compute, start)
-    return trained, run
+    return trained, run, start_hash
 
 
 def _data(source: Path, split: str | None) -> "TrainingSet":

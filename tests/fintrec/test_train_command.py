@@ -14,6 +14,7 @@ from click.testing import CliRunner
 
 from features.errors import ConfigurationError
 from fintrec import logs
+from fintrec.card_files import checkpoint_sha256, read_card
 from fintrec.checkpoint import load, save
 from fintrec.commands.train import train
 from fintrec.learning.compute import Compute, device_of, precision_of
@@ -57,6 +58,16 @@ def test_conversions_alone_are_trained_on_a_log_without_clicks(clickless, tmp_pa
     assert isinstance(failed, NoExamples)
     assert "pCTR needs clicks: training has 0 pages with one" in str(failed)
     assert not (tmp_path / "other.run").exists()
+
+
+def test_a_card_names_the_checkpoint_that_its_training_started_from(clickless, tmp_path) -> None:
+    first, second = tmp_path / "first", tmp_path / "second"
+    command = (clickless, "--tasks", "pcvr", "--out")
+    ran(*command, first)
+    ran(*command, second, "--from", first)
+    assert "started_from" not in read_card(first)["hashes"]
+    assert read_card(second)["hashes"]["started_from"] == checkpoint_sha256(first)
+    assert checkpoint_sha256(first) in (second / "MODEL_CARD.md").read_text()
 
 
 def test_the_same_command_goes_on_and_another_training_does_not(clickless, tmp_path) -> None:
