@@ -14,7 +14,7 @@ from fintrec.learning.base_rates import click_logits, conversion_logits, impress
 from fintrec.learning.tasks import sampled
 from fintrec.models.embedding import HistoryEmbedding
 from fintrec.models.head import ItemHead
-from fintrec.models.item_history import ItemCounts
+from fintrec.models.item_counts import ItemCounts
 from fintrec.models.pctr import Pctr
 from fintrec.models.pcvr import Pcvr
 from fintrec.popularity import Popularity

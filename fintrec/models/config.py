@@ -45,7 +45,7 @@ class ModelConfig:
     compared with the vector that the item starts with in the history, to which pCVR's encoder adds
     the vectors of the items that were seen (`compared`).
     `item_history`: a state keeps learned, fading counts of each item and category of the history,
-    from which the head reads those of a scored item (`fintrec/models/item_history.py`).
+    from which the head reads those of a scored item (`fintrec/models/item_counts.py`).
     `click_link` belongs to pCTR: its logits are those of eq. 2, one next click among all items
     (`softmax`), or each shown item's own, clicked or not (`sigmoid`): of that a user who is likelier
     to click on anything is a part, and pages without a click are learned from.

@@ -20,7 +20,7 @@ from torch.nn import functional
 from features.spec import FM_WIDTH, NUM_STATIC
 from features.vocabulary import Vocabulary, fingerprint
 from fintrec.models.embedding import OpenField, RequestEmbedding, Standardise
-from fintrec.models.item_history import ItemHistory, NoItemHistory, counts_width
+from fintrec.models.item_counts import ItemCountsHead, NoItemCountsHead, counts_width
 
 NUM_CATEGORIES: Final = 64  # rows there are; more categories share the last one
 
@@ -96,7 +96,9 @@ class ItemHead(nn.Module):
         nn.init.normal_(self.output.weight, std=0.01)
         nn.init.normal_(self.by_category.weight, std=0.01)
         self.compared: nn.Module = NotCompared()
-        self.item_history = ItemHistory(num_items, d_model) if item_history else NoItemHistory()
+        self.counts_head = (
+            ItemCountsHead(num_items, d_model) if item_history else NoItemCountsHead()
+        )
 
     def compare_with(self, history_items: OpenField, items: Sequence[str]) -> None:
         """Add the comparison of a state with the items' vectors, which start as the history's."""
@@ -108,8 +110,8 @@ class ItemHead(nn.Module):
         names = sorted(set(categories))
         places = [min(names.index(name), NUM_CATEGORIES - 1) for name in categories]
         self.category_K.copy_(torch.tensor(places))
-        if isinstance(self.item_history, ItemHistory):
-            self.item_history.set_categories(self.category_K)
+        if isinstance(self.counts_head, ItemCountsHead):
+            self.counts_head.set_categories(self.category_K)
 
     def forward(self, state_BW: Tensor, context_BX: Tensor, request_BR: Tensor) -> Tensor:
         """Logits (B, K) float32. A flagged F_fm counts as zeros whatever the array holds."""
@@ -127,4 +129,4 @@ class ItemHead(nn.Module):
         by_category_BG = self.by_category(fused)
         logits_BK = self.output(fused) + by_category_BG[:, self.category_K]
         logits_BK = self.compared(logits_BK, state_BD)
-        return self.item_history(logits_BK, state_BD, counts_BC, request_BR)
+        return self.counts_head(logits_BK, state_BD, counts_BC, request_BR)

@@ -15,7 +15,7 @@ from fintrec.models.attention import Blocks, visible_before, visible_upto
 from fintrec.models.config import ModelConfig
 from fintrec.models.embedding import HistoryEmbedding
 from fintrec.models.head import ItemHead
-from fintrec.models.item_history import ItemCounts, NoItemCounts
+from fintrec.models.item_counts import ItemCounts, NoItemCounts
 
 
 class ClickDecoder(nn.Module):
@@ -57,9 +57,8 @@ class ClickDecoder(nn.Module):
         and item counts.
         """
         x_BTD = self.embedding(tokens_BTC, times_BT, dynamic_BTF)
-        if (
-            self.is_cut
-        ):  # when it is embedded: at odd lengths a row's bytes would depend on its batch
+        if self.is_cut:
+            # Once embedded: at odd lengths a row's last bits would depend on its batch.
             tokens_BTC = tokens_BTC[:, -self.window :]
             times_BT = times_BT[:, -self.window :]
             x_BTD = x_BTD[:, -self.window :]

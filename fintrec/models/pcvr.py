@@ -15,7 +15,7 @@ from fintrec.models.attention import Blocks, visible_all
 from fintrec.models.config import ModelConfig
 from fintrec.models.embedding import HistoryEmbedding
 from fintrec.models.head import ItemHead
-from fintrec.models.item_history import ItemCounts, NoItemCounts
+from fintrec.models.item_counts import ItemCounts, NoItemCounts
 
 
 class NoMemory(nn.Module):
@@ -81,9 +81,8 @@ class ConversionEncoder(nn.Module):
     def hidden(self, tokens_BTC: Tensor, times_BT: Tensor, dynamic_BTF: Tensor) -> Tensor:
         """Pooled state and item counts, (B, W) float32."""
         x_BTD = self.embedding(tokens_BTC, times_BT, dynamic_BTF)
-        if (
-            self.is_cut
-        ):  # when it is embedded: at odd lengths a row's bytes would depend on its batch
+        if self.is_cut:
+            # Once embedded: at odd lengths a row's last bits would depend on its batch.
             tokens_BTC = tokens_BTC[:, -self.window :]
             times_BT = times_BT[:, -self.window :]
             x_BTD = x_BTD[:, -self.window :]

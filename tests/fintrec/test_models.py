@@ -154,7 +154,7 @@ def test_logits_have_the_same_bytes_whatever_else_is_in_the_batch(
     )
     for model in (pctr, pcvr):
         if "item_history" in changes:
-            torch.nn.init.normal_(model.item_head.item_history.output_KU)
+            torch.nn.init.normal_(model.item_head.counts_head.output_KU)
     encode, head = Encode(pctr, pcvr), Head(pctr, pcvr)
     histories = [history(rng, 40) for _ in range(64)]
     inputs = history_inputs(histories, 64)

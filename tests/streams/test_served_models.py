@@ -35,7 +35,7 @@ def served(request, stack, tmp_path_factory: pytest.TempPathFactory):
     pctr, pcvr = models(item_history=request.param)
     if request.param:
         for model in (pctr, pcvr):
-            torch.nn.init.normal_(model.item_head.item_history.output_KU)
+            torch.nn.init.normal_(model.item_head.counts_head.output_KU)
     data = training_set(3)
     checkpoint = Checkpoint(
         Recipe(name="test", model=config(item_history=request.param), training=TrainingConfig()),

@@ -9,13 +9,13 @@ from features.history import EMPTY, Rows
 from features.spec import DAY_MS, HOUR_MS
 from features.vocabulary import Vocabulary, fingerprint
 from fintrec.learning.preparation import prepare
-from fintrec.models import item_history
+from fintrec.models import item_counts
 from fintrec.models.config import Recipe, TrainingConfig
-from fintrec.models.item_history import (
+from fintrec.models.item_counts import (
     CATEGORY_SLOTS,
     HALF_LIVES_H,
     ItemCounts,
-    ItemHistory,
+    ItemCountsHead,
     counts_width,
 )
 from fintrec.popularity import measure
@@ -38,8 +38,8 @@ NUM_VALUES = len(HALF_LIVES_H)
 def told(model: torch.nn.Module) -> None:
     """Tell a model the categories, and let its head read the counts."""
     model.encoder.item_counts.set_categories(CATEGORIES)
-    model.item_head.item_history.set_categories(CATEGORIES)
-    torch.nn.init.normal_(model.item_head.item_history.output_KU)
+    model.item_head.counts_head.set_categories(CATEGORIES)
+    torch.nn.init.normal_(model.item_head.counts_head.output_KU)
 
 
 def by_hand(model: torch.nn.Module, rows: Rows, sees: list[bool]) -> np.ndarray:
@@ -86,7 +86,7 @@ def test_counts_are_those_of_a_plain_loop(length: int) -> None:
 
 
 def test_of_two_like_items_only_the_one_of_the_history_moves_and_its_category_a_little() -> None:
-    head = ItemHistory(len(ITEMS), 16)
+    head = ItemCountsHead(len(ITEMS), 16)
     head.set_categories(CATEGORIES)
     torch.nn.init.ones_(head.output_U)
     torch.nn.init.zeros_(head.item_KU)
@@ -106,7 +106,7 @@ def test_of_two_like_items_only_the_one_of_the_history_moves_and_its_category_a_
 
 def test_counts_fade_on_until_the_request() -> None:
     """A state later by the fading alone says the same: the stored one needs no new encoding."""
-    head = ItemHistory(len(ITEMS), 16)
+    head = ItemCountsHead(len(ITEMS), 16)
     torch.nn.init.normal_(head.output_KU)
     rng = np.random.default_rng(0)
     request = request_inputs(rng, 1)[1]
@@ -132,7 +132,7 @@ def test_names_that_are_not_scored_leave_no_count() -> None:
 
 
 def test_more_items_than_slots_share_them(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(item_history, "ITEM_SLOTS", 3)
+    monkeypatch.setattr(item_counts, "ITEM_SLOTS", 3)
     many = tuple(f"item_{number}" for number in range(40))
     vocabulary = Vocabulary.build(NAMES, many)
     counts = ItemCounts(vocabulary, 16)
@@ -141,7 +141,7 @@ def test_more_items_than_slots_share_them(monkeypatch: pytest.MonkeyPatch) -> No
     items, categories = (slots[0].tolist() for slots in counts.slots(prints))
     assert items == [number % 3 for number in range(40)]
     assert categories == [3 + number % CATEGORY_SLOTS for number in range(40)]
-    head = ItemHistory(40, 16)
+    head = ItemCountsHead(40, 16)
     assert head.item_slot_K.tolist() == [number % 3 for number in range(40)]
     assert counts_width(40) == NUM_VALUES * (3 + CATEGORY_SLOTS)
 
@@ -153,7 +153,7 @@ def test_the_categories_of_a_data_set_reach_both_ends() -> None:
     pair = models(item_history=True)
     prepare(*pair, data, measure(data), 0)
     for model in pair:
-        assert torch.equal(model.item_head.item_history.category_place_K, CATEGORIES)
+        assert torch.equal(model.item_head.counts_head.category_place_K, CATEGORIES)
         assert torch.equal(model.encoder.item_counts.category_slot_K, len(ITEMS) + CATEGORIES)
 
 
@@ -165,7 +165,7 @@ def test_training_moves_both_ends_of_the_counts() -> None:
     trained = train_models(data, recipe)
     for model, before in zip((trained.pctr, trained.pcvr), untrained, strict=True):
         assert model is not None
-        assert model.item_head.item_history.output_U.any()
+        assert model.item_head.counts_head.output_U.any()
         values = model.encoder.item_counts.value.weight
         assert not torch.equal(values, before.encoder.item_counts.value.weight)
         half_lives = model.encoder.item_counts.fade.log_half_life_L

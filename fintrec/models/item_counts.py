@@ -129,7 +129,7 @@ class ItemCounts(nn.Module):
         return torch.cat((state_BQD, counts_BQC), dim=2)
 
 
-class NoItemHistory(nn.Module):
+class NoItemCountsHead(nn.Module):
     """Logits as they are."""
 
     def forward(
@@ -139,7 +139,7 @@ class NoItemHistory(nn.Module):
         return logits_BK
 
 
-class ItemHistory(nn.Module):
+class ItemCountsHead(nn.Module):
     """Logits plus what the counts of each item and of its category say at the request.
 
     It starts with nothing.
