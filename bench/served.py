@@ -150,10 +150,11 @@ def main(recipe: str, settings: tuple[str, ...], repeats: int, markdown: Path | 
     """Measure a recipe against a changed one, as they are served."""
     torch.set_num_threads(1)
     base = RECIPES[recipe]()
-    sides = {
-        "recipe": Served(base),
-        "changed": Served(base.with_settings(parsed(settings))),
-    }
+    try:
+        changed = base.with_settings(parsed(settings))
+    except ValueError as refused:
+        raise click.BadParameter(str(refused), param_hint="--set") from refused
+    sides = {"recipe": Served(base), "changed": Served(changed)}
     with torch.inference_mode():
         rows = list(measured(sides, repeats))
     data = {

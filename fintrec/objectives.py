@@ -30,9 +30,10 @@ def mean_loss(sums_P2: Tensor, counts_P: Tensor | None = None) -> Tensor:
 
 def _step_logits(model: Pctr, batch: ClickBatch | ImpressionBatch) -> Tensor:
     """(L, K): the head on the hidden state of each labelled step."""
-    hidden_WTD = model.encode_all(batch.tokens_WTC, batch.times_WT, batch.dynamic_WTF)
-    state_LD = hidden_WTD[batch.window_L, hidden_WTD.shape[1] - batch.from_end_L]
-    return model.head(state_LD, batch.context_LX, batch.request_LR)
+    state_LW = model.encode_at(
+        batch.tokens_WTC, batch.times_WT, batch.dynamic_WTF, batch.window_L, batch.from_end_L
+    )
+    return model.head(state_LW, batch.context_LX, batch.request_LR)
 
 
 class ClickObjective(nn.Module):

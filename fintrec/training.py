@@ -21,7 +21,7 @@ from fintrec.exposure import ExposurePrior, exposure_prior, no_prior
 from fintrec.learning.compute import CPU, Compute
 from fintrec.learning.joint import joint_task
 from fintrec.learning.loop import Progress, Report, Task, TrainingFailed, fit, silent
-from fintrec.learning.preparation import prepare
+from fintrec.learning.preparation import prepare, tell_categories
 from fintrec.learning.run_state import Run
 from fintrec.learning.tasks import NoExamples, click_task, conversion_task
 from fintrec.learning.warm_start import start_from
@@ -104,6 +104,7 @@ def train_models(
     models: dict[str, Pctr | Pcvr] = {"pctr": pctr, "pcvr": pcvr}
     if start is not None:
         start_from(start, {name: models[name] for name in names}, data, recipe)
+        tell_categories(pctr, pcvr, data)  # those of the data, not those of the checkpoint
     for model in models.values():
         model.to(compute.device)
     history = {}

@@ -27,6 +27,7 @@ def prepare(pctr: Pctr, pcvr: Pcvr, data: TrainingSet, popularity: Popularity, s
     """Fit the standardisation, tell the heads the items' categories, and start the output biases
     at the base rates.
     """
+    tell_categories(pctr, pcvr, data)
     pages = sampled(data.train, _FIT_PAGES, seed)
     ends = zip(data.train.user[pages].tolist(), data.train.end[pages].tolist(), strict=True)
     arrays = encode_histories([as_of(data.logs[user], end) for user, end in ends]).arrays
@@ -36,14 +37,20 @@ def prepare(pctr: Pctr, pcvr: Pcvr, data: TrainingSet, popularity: Popularity, s
         embedding, item_head = model.encoder.embedding, model.item_head
         assert isinstance(embedding, HistoryEmbedding)
         assert isinstance(item_head, ItemHead)
-        if data.categories:
-            item_head.set_categories(data.categories)
-            counts = model.encoder.item_counts
-            if isinstance(counts, ItemCounts):
-                counts.set_categories(item_head.category_K)
         for scale, sample in ((embedding.dynamic_scale, dynamic), (item_head.static_scale, static)):
             if len(sample):
                 scale.fit(sample.mean(0), sample.std(0, correction=0))
     clicks = impression_logits if pctr.link == "sigmoid" else click_logits
     pctr.item_head.output.bias.copy_(clicks(popularity))
     pcvr.item_head.output.bias.copy_(conversion_logits(popularity))
+
+
+def tell_categories(pctr: Pctr, pcvr: Pcvr, data: TrainingSet) -> None:
+    """Tell both models the categories of their items, where the data set has any."""
+    if not data.categories:
+        return
+    for model in (pctr, pcvr):
+        item_head, counts = model.item_head, model.encoder.item_counts
+        item_head.set_categories(data.categories)
+        if isinstance(counts, ItemCounts):
+            counts.set_categories(item_head.category_K)

@@ -29,7 +29,8 @@ def start_from(
             f"{len(found.items)} items, expected the data's {vocabulary_sha256(expected)[:12]} of "
             f"{len(expected.items)}: its embeddings are of other names"
         )
-    for name in ("shared_trunk", "click_link") if "pctr" in models else ("shared_trunk",):
+    same = ("shared_trunk", "item_history", *(("click_link",) if "pctr" in models else ()))
+    for name in same:
         had, wanted = (getattr(one.model, name) for one in (start.recipe, recipe))
         if had != wanted:
             raise ConfigurationError(

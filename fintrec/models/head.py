@@ -20,7 +20,7 @@ from torch.nn import functional
 from features.spec import FM_WIDTH, NUM_STATIC
 from features.vocabulary import Vocabulary, fingerprint
 from fintrec.models.embedding import OpenField, RequestEmbedding, Standardise
-from fintrec.models.item_counts import ItemCountsHead, NoItemCountsHead, counts_width
+from fintrec.models.item_counts import COUNTS_WIDTH, ItemCountsHead, NoItemCountsHead
 
 NUM_CATEGORIES: Final = 64  # rows there are; more categories share the last one
 
@@ -77,7 +77,7 @@ class ItemHead(nn.Module):
         num_items = len(vocabulary.items)
         self.use_fm = use_fm
         self.d_model = d_model
-        self.state_width = d_model + (counts_width(num_items) if item_history else 0)
+        self.state_width = d_model + (COUNTS_WIDTH if item_history else 0)
         self.num_static = NUM_STATIC
         self.fm_end = NUM_STATIC + FM_WIDTH
         self.static_scale = Standardise(NUM_STATIC)

@@ -6,14 +6,14 @@ interaction adds a few learned values to the slot of its item and to that of its
 value fades with a half-life of its own, and for a scored item the head reads its two slots. That is
 an attention of every item to the history by exact match and age. It is not in FinTRec.
 
-The counts are part of the stored state, and the head lets them fade on until the request. Slots are
-bounded, so a state does not grow with the catalogue: items and categories beyond them share slots.
+The counts are part of the stored state, and the head lets them fade on until the request. There is
+a fixed number of slots, so a state's width does not follow the catalogue: items and categories
+beyond them share slots.
 
-Shapes: B batch, Q queries (the newest Q of T), T history, D width, L values, S slots,
-C width of the counts (L * S), K items, U hidden units
+Shapes: N states, B batch, T history, D width, L values, S slots, C width of the counts (L * S),
+K items, U hidden units
 """
 
-import math
 from typing import Final
 
 import torch
@@ -25,53 +25,63 @@ from features.spec import HOUR_MS
 from features.vocabulary import Vocabulary, fingerprint
 
 ITEM_SLOTS: Final = 256
-CATEGORY_SLOTS: Final = 16
+CATEGORY_SLOTS: Final = 16  # behind those of the items
 HALF_LIVES_H: Final = (3.0, 24.0, 120.0, 720.0)  # where training starts, one a value
+COUNTS_WIDTH: Final = len(HALF_LIVES_H) * (ITEM_SLOTS + CATEGORY_SLOTS)
 _UNITS: Final = 32  # that read an interaction
 _HEAD_UNITS: Final = 16  # that read the slots of a scored item
 
 
-def item_slots(num_items: int) -> int:
-    """How many slots items have; those of categories come behind them."""
-    return min(num_items, ITEM_SLOTS)
-
-
-def counts_width(num_items: int) -> int:
-    """Width of the counts in a state."""
-    return len(HALF_LIVES_H) * (item_slots(num_items) + CATEGORY_SLOTS)
-
-
 class Fade(nn.Module):
-    """What is left of L values after some time: 2^(-elapsed / half-life), half-lives learned."""
+    """What is left of L values after some time: 2^(-elapsed / half-life), half-lives learned.
+
+    What is learned is the log of their change: weight decay draws it to none.
+    """
+
+    start_L: Tensor
 
     def __init__(self) -> None:
         super().__init__()
-        started = [math.log(hours * HOUR_MS) for hours in HALF_LIVES_H]
-        self.log_half_life_L = nn.Parameter(torch.tensor(started))
+        start_L = torch.tensor(HALF_LIVES_H, dtype=torch.float64) * HOUR_MS
+        self.register_buffer("start_L", start_L, persistent=False)
+        self.log_change_L = nn.Parameter(torch.zeros(len(HALF_LIVES_H)))
 
-    def forward(self, elapsed_ms: Tensor, is_served: bool) -> Tensor:
+    def half_lives_ms(self) -> Tensor:
+        """(L,) float64."""
+        return self.start_L * torch.exp(self.log_change_L.to(torch.float64))
+
+    def forward(self, elapsed_ms: Tensor) -> Tensor:
         """Shape of `elapsed_ms` + (L,), float32; a negative time counts as none.
 
-        `is_served`: computed in float64. In float32 exp2 is another function at the end of an
-        array, so a row's last bit would depend on its batch.
+        Computed in float64: in float32 exp2 is another function at the end of an array, so a row's
+        last bit would depend on its batch.
         """
-        elapsed = elapsed_ms.clamp(min=0).to(torch.float64 if is_served else torch.float32)
-        half_life_L = torch.exp(self.log_half_life_L).to(elapsed.dtype)
-        return torch.exp2(-elapsed[..., None] / half_life_L).to(torch.float32)
+        elapsed = elapsed_ms.clamp(min=0).to(torch.float64)
+        return torch.exp2(-elapsed[..., None] / self.half_lives_ms()).to(torch.float32)
 
 
 class NoItemCounts(nn.Module):
     """States without counts."""
 
+    def values(self, x_BTD: Tensor) -> Tensor:
+        """(B, T, 0)."""
+        return x_BTD[:, :, :0]
+
     def forward(
-        self, state_BQD: Tensor, x_BTD: Tensor, print_BT: Tensor, times_BT: Tensor, seen_BQT: Tensor
+        self,
+        state_ND: Tensor,
+        value_NTL: Tensor,
+        print_NT: Tensor,
+        times_NT: Tensor,
+        now_N: Tensor,
+        seen_NT: Tensor,
     ) -> Tensor:
-        """(B, Q, D)."""
-        return state_BQD
+        """(N, D)."""
+        return state_ND
 
 
 class ItemCounts(nn.Module):
-    """States with the counts of what each query sees behind them."""
+    """States with the counts of what they see behind them."""
 
     sorted_prints_K: Tensor
     item_at_K: Tensor
@@ -79,15 +89,14 @@ class ItemCounts(nn.Module):
 
     def __init__(self, vocabulary: Vocabulary, d_model: int) -> None:
         super().__init__()
-        num_items = len(vocabulary.items)
         prints = torch.tensor([fingerprint("item", name) for name in vocabulary.items])
         ascending, places = torch.sort(prints)
-        self.last_place = num_items - 1
-        self.num_item_slots = item_slots(num_items)
-        self.num_slots = self.num_item_slots + CATEGORY_SLOTS
+        self.last_place = len(prints) - 1
+        self.num_item_slots = ITEM_SLOTS
+        self.num_slots = ITEM_SLOTS + CATEGORY_SLOTS
         self.register_buffer("sorted_prints_K", ascending)
         self.register_buffer("item_at_K", places)
-        self.register_buffer("category_slot_K", torch.full_like(places, self.num_item_slots))
+        self.register_buffer("category_slot_K", torch.full_like(places, ITEM_SLOTS))
         self.mix = nn.Linear(d_model, _UNITS)
         self.value = nn.Linear(_UNITS, len(HALF_LIVES_H))
         self.fade = Fade()
@@ -95,38 +104,43 @@ class ItemCounts(nn.Module):
     @torch.no_grad()
     def set_categories(self, category_K: Tensor) -> None:
         """Give each item the slot of its category, both by number."""
-        self.category_slot_K.copy_(self.num_item_slots + category_K % CATEGORY_SLOTS)
+        self.category_slot_K.copy_(ITEM_SLOTS + category_K % CATEGORY_SLOTS)
 
-    def slots(self, print_BT: Tensor) -> tuple[Tensor, Tensor]:
-        """Slots of an interaction's item and of its category, each (B, T); S for one not scored."""
-        place_BT = torch.searchsorted(self.sorted_prints_K, print_BT.contiguous())
-        place_BT = place_BT.clamp(max=self.last_place)
-        is_scored_BT = self.sorted_prints_K[place_BT] == print_BT
-        item_BT = self.item_at_K[place_BT]
+    def slots(self, print_NT: Tensor) -> tuple[Tensor, Tensor]:
+        """Slots of an interaction's item and of its category, each (N, T); S for one not scored."""
+        place_NT = torch.searchsorted(self.sorted_prints_K, print_NT.contiguous())
+        place_NT = place_NT.clamp(max=self.last_place)
+        is_scored_NT = self.sorted_prints_K[place_NT] == print_NT
+        item_NT = self.item_at_K[place_NT]
         return (
-            torch.where(is_scored_BT, item_BT % self.num_item_slots, self.num_slots),
-            torch.where(is_scored_BT, self.category_slot_K[item_BT], self.num_slots),
+            torch.where(is_scored_NT, item_NT % self.num_item_slots, self.num_slots),
+            torch.where(is_scored_NT, self.category_slot_K[item_NT], self.num_slots),
         )
 
+    def values(self, x_BTD: Tensor) -> Tensor:
+        """What each embedded interaction adds to its slots, (B, T, L)."""
+        return self.value(functional.gelu(self.mix(x_BTD)))
+
     def forward(
-        self, state_BQD: Tensor, x_BTD: Tensor, print_BT: Tensor, times_BT: Tensor, seen_BQT: Tensor
+        self,
+        state_ND: Tensor,
+        value_NTL: Tensor,
+        print_NT: Tensor,
+        times_NT: Tensor,
+        now_N: Tensor,
+        seen_NT: Tensor,
     ) -> Tensor:
-        """(B, Q, D + C) of embedded interactions, their items' fingerprints and times in ms, and
-        which of them a query sees.
+        """(N, D + C). Each state has a history: values, fingerprints of the items, times in ms, and
+        which of them it sees; and its own time.
         """
-        num_queries = seen_BQT.shape[1]
-        now_BQ1 = times_BT[:, times_BT.shape[1] - num_queries :, None]
-        value_BTL = self.value(functional.gelu(self.mix(x_BTD)))
-        left_BQTL = self.fade(now_BQ1 - times_BT[:, None, :], num_queries == 1)
-        left_BQTL = left_BQTL * seen_BQT[:, :, :, None]
-        added_BXT = (left_BQTL * value_BTL[:, None]).transpose(2, 3).flatten(1, 2)  # X = Q * L
-        item_BT, category_BT = self.slots(print_BT)
+        left_NTL = self.fade(now_N[:, None] - times_NT) * seen_NT[:, :, None]
+        added_NLT = (left_NTL * value_NTL).transpose(1, 2)
+        item_NT, category_NT = self.slots(print_NT)
         # The last slot takes what has none, and is dropped.
-        counts_BXS = added_BXT.new_zeros(added_BXT.shape[0], added_BXT.shape[1], self.num_slots + 1)
-        counts_BXS = counts_BXS.scatter_add(2, item_BT[:, None].expand_as(added_BXT), added_BXT)
-        counts_BXS = counts_BXS.scatter_add(2, category_BT[:, None].expand_as(added_BXT), added_BXT)
-        counts_BQC = counts_BXS[:, :, :-1].reshape(len(state_BQD), num_queries, -1)
-        return torch.cat((state_BQD, counts_BQC), dim=2)
+        counts_NLS = added_NLT.new_zeros(added_NLT.shape[0], added_NLT.shape[1], self.num_slots + 1)
+        counts_NLS = counts_NLS.scatter_add(2, item_NT[:, None].expand_as(added_NLT), added_NLT)
+        counts_NLS = counts_NLS.scatter_add(2, category_NT[:, None].expand_as(added_NLT), added_NLT)
+        return torch.cat((state_ND, counts_NLS[:, :, :-1].flatten(1)), dim=1)
 
 
 class NoItemCountsHead(nn.Module):
@@ -150,11 +164,12 @@ class ItemCountsHead(nn.Module):
 
     def __init__(self, num_items: int, d_model: int) -> None:
         super().__init__()
-        self.num_item_slots = item_slots(num_items)
+        self.num_item_slots = ITEM_SLOTS
         self.num_values = len(HALF_LIVES_H)
+        self.num_slots = ITEM_SLOTS + CATEGORY_SLOTS
         self.time, self.last = map(REQUEST_COLUMNS.index, ("time_ms", "last_event_ms"))
         items = torch.arange(num_items)
-        self.register_buffer("item_slot_K", items % self.num_item_slots, persistent=False)
+        self.register_buffer("item_slot_K", items % ITEM_SLOTS, persistent=False)
         self.register_buffer("category_place_K", torch.zeros_like(items))
         self.fade = Fade()
         self.own = nn.Linear(self.num_values, _HEAD_UNITS)
@@ -173,8 +188,8 @@ class ItemCountsHead(nn.Module):
         self, logits_BK: Tensor, state_BD: Tensor, counts_BC: Tensor, request_BR: Tensor
     ) -> Tensor:
         """(B, K) of states and counts of the newest interaction, which the request names."""
-        left_BL = self.fade(request_BR[:, self.time] - request_BR[:, self.last], True)
-        counts_BLS = counts_BC.reshape(len(counts_BC), self.num_values, -1) * left_BL[:, :, None]
+        left_BL = self.fade(request_BR[:, self.time] - request_BR[:, self.last])
+        counts_BLS = counts_BC.reshape(-1, self.num_values, self.num_slots) * left_BL[:, :, None]
         counts_BSL = counts_BLS.transpose(1, 2)
         own_BSU = self.own(counts_BSL[:, : self.num_item_slots])
         category_BSU = self.category(counts_BSL[:, self.num_item_slots :])

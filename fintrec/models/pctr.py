@@ -50,27 +50,59 @@ class ClickDecoder(nn.Module):
         """Attention mask (B, T, T), True where query i may see key j."""
         return visible_upto(times_BT) if self.sees_page else visible_before(times_BT)
 
-    def hidden(
-        self, tokens_BTC: Tensor, times_BT: Tensor, dynamic_BTF: Tensor, num_queries: int
+    def hidden(self, tokens_BTC: Tensor, times_BT: Tensor, dynamic_BTF: Tensor) -> Tensor:
+        """State at the newest interaction, (B, W) float32: hidden state and item counts."""
+        x_BTD, print_BT, times_BT = self._embedded(tokens_BTC, times_BT, dynamic_BTF)
+        visible_BTT = self.visible(times_BT)
+        return self.item_counts(
+            self.blocks(x_BTD, visible_BTT, 1)[:, 0],
+            self.item_counts.values(x_BTD),
+            print_BT,
+            times_BT,
+            times_BT[:, -1],
+            visible_BTT[:, -1],
+        )
+
+    def hidden_at(
+        self,
+        tokens_BTC: Tensor,
+        times_BT: Tensor,
+        dynamic_BTF: Tensor,
+        window_L: Tensor,
+        from_end_L: Tensor,
     ) -> Tensor:
-        """float32 states of the newest `num_queries` positions, (B, num_queries, W): hidden states
-        and item counts.
+        """States (L, W) float32 at positions of the windows of a batch, counted from their ends: the
+        newest is 1. Each is what `hidden` gives of the window that ends there.
         """
+        x_BTD, print_BT, times_BT = self._embedded(tokens_BTC, times_BT, dynamic_BTF)
+        visible_BTT = self.visible(times_BT)
+        size = times_BT.shape[1]
+        place_L = size - from_end_L
+        return self.item_counts(
+            self.blocks(x_BTD, visible_BTT, size)[window_L, place_L],
+            self.item_counts.values(x_BTD)[window_L],
+            print_BT[window_L],
+            times_BT[window_L],
+            times_BT[window_L, place_L],
+            visible_BTT[window_L, place_L],
+        )
+
+    def _embedded(
+        self, tokens_BTC: Tensor, times_BT: Tensor, dynamic_BTF: Tensor
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """Embedded interactions, fingerprints of their items, and their times, within the window."""
         x_BTD = self.embedding(tokens_BTC, times_BT, dynamic_BTF)
+        print_BT = tokens_BTC[:, :, 0].to(torch.int64)
         if self.is_cut:
             # Once embedded: at odd lengths a row's last bits would depend on its batch.
-            tokens_BTC = tokens_BTC[:, -self.window :]
-            times_BT = times_BT[:, -self.window :]
             x_BTD = x_BTD[:, -self.window :]
-        visible_BTT = self.visible(times_BT)
-        hidden_BQD = self.blocks(x_BTD, visible_BTT, num_queries)
-        print_BT = tokens_BTC[:, :, 0].to(torch.int64)
-        seen_BQT = visible_BTT[:, times_BT.shape[1] - num_queries :]
-        return self.item_counts(hidden_BQD, x_BTD, print_BT, times_BT, seen_BQT)
+            print_BT = print_BT[:, -self.window :]
+            times_BT = times_BT[:, -self.window :]
+        return x_BTD, print_BT, times_BT
 
     def forward(self, tokens_BTC: Tensor, times_BT: Tensor, dynamic_BTF: Tensor) -> Tensor:
         """State at the newest interaction as it is stored, (B, W) float16."""
-        return self.hidden(tokens_BTC, times_BT, dynamic_BTF, 1)[:, 0].to(torch.float16)
+        return self.hidden(tokens_BTC, times_BT, dynamic_BTF).to(torch.float16)
 
 
 class Pctr(nn.Module):
@@ -95,10 +127,16 @@ class Pctr(nn.Module):
         """State (B, W) float16: the part that depends on the user's events alone."""
         return self.encoder(tokens_BTC, times_BT, dynamic_BTF)
 
-    def encode_all(self, tokens_BTC: Tensor, times_BT: Tensor, dynamic_BTF: Tensor) -> Tensor:
-        """States of all positions of the window, (B, min(T, window), W) float32."""
-        size = min(times_BT.shape[1], self.encoder.window)
-        return self.encoder.hidden(tokens_BTC, times_BT, dynamic_BTF, size)
+    def encode_at(
+        self,
+        tokens_BTC: Tensor,
+        times_BT: Tensor,
+        dynamic_BTF: Tensor,
+        window_L: Tensor,
+        from_end_L: Tensor,
+    ) -> Tensor:
+        """States (L, W) float32 at positions of a batch's windows: `ClickDecoder.hidden_at`."""
+        return self.encoder.hidden_at(tokens_BTC, times_BT, dynamic_BTF, window_L, from_end_L)
 
     def head(self, state_BW: Tensor, context_BX: Tensor, request_BR: Tensor) -> Tensor:
         """Logits (B, K) float32 of stored states."""

@@ -88,16 +88,21 @@ class ConversionEncoder(nn.Module):
             x_BTD = x_BTD[:, -self.window :]
         size = times_BT.shape[1]
         num_pooled = min(2, size) if self.pool_last_two else size
-        visible_BTT = visible_all(times_BT)
-        hidden_BPD = self.blocks(x_BTD, visible_BTT, num_pooled)
+        hidden_BPD = self.blocks(x_BTD, visible_all(times_BT), num_pooled)
         valid_BP1 = (times_BT[:, size - num_pooled :, None] > 0).to(torch.float32)
         state_BD = (hidden_BPD * valid_BP1).sum(1) / valid_BP1.sum(1).clamp(min=1.0)
         print_BT = tokens_BTC[:, :, 0].to(torch.int64)
         if self.has_memory:
             item_BPD = self.embedding.item(print_BT[:, size - num_pooled :])
             state_BD = self.memory(state_BD, hidden_BPD, item_BPD * valid_BP1)
-        seen_B1T = visible_BTT[:, size - 1 :]
-        return self.item_counts(state_BD[:, None], x_BTD, print_BT, times_BT, seen_B1T)[:, 0]
+        return self.item_counts(
+            state_BD,
+            self.item_counts.values(x_BTD),
+            print_BT,
+            times_BT,
+            times_BT[:, -1],
+            times_BT > 0,
+        )
 
     def forward(self, tokens_BTC: Tensor, times_BT: Tensor, dynamic_BTF: Tensor) -> Tensor:
         """State as it is stored, (B, W) float16."""

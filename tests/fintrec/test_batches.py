@@ -101,10 +101,13 @@ def test_a_batch_of_histories_is_what_the_encoder_gives_for_each_user() -> None:
     assert sorted(seen) == pages.tolist()
 
 
-def test_a_step_in_a_window_has_the_logits_of_its_own_history() -> None:
+@pytest.mark.parametrize("item_history", [False, True])
+def test_a_step_in_a_window_has_the_logits_of_its_own_history(item_history: bool) -> None:
     """Windows of the decoder are an optimisation: a short history alone gives the same."""
     data = training_set(3)
-    pctr, _ = models()
+    pctr, _ = models(item_history=item_history)
+    if item_history:
+        torch.nn.init.normal_(pctr.item_head.counts_head.output_KU)
     prior = exposure_prior(data)
     objective = ClickObjective(pctr, prior).eval()
     windows = click_windows(data, data.train, 60)
@@ -120,11 +123,11 @@ def test_a_step_in_a_window_has_the_logits_of_its_own_history() -> None:
             size = batch.times_WT.shape[1] - int(batch.from_end_L[step]) + 1
             row = int(batch.window_L[step])
             with torch.inference_mode():
-                alone = pctr.encode_all(
+                alone = pctr.encoder.hidden(
                     batch.tokens_WTC[row : row + 1, :size],
                     batch.times_WT[row : row + 1, :size],
                     batch.dynamic_WTF[row : row + 1, :size],
-                )[:, -1]
+                )
                 expected = pctr.head(
                     alone, batch.context_LX[step : step + 1], batch.request_LR[step : step + 1]
                 )

@@ -54,7 +54,7 @@ def test_the_loss_is_that_of_each_page_s_own_history_and_shown_items(data) -> No
                 rows = as_of(data.logs[data.train.user[page]], data.train.end[page])
                 arrays = encode_histories([rows]).arrays
                 parts = (arrays.tokens_BTC, arrays.times_BT, arrays.dynamic_BTF)
-                state = pctr.encode_all(*map(torch.from_numpy, parts))[:, -1]
+                state = pctr.encoder.hidden(*map(torch.from_numpy, parts))
                 step = [step for step, other in enumerate(_pages(windows, chosen)) if other == page]
                 context, request = batch.context_LX[step], batch.request_LR[step]
                 probability = torch.sigmoid(pctr.head(state, context, request))[0].numpy()

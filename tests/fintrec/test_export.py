@@ -33,6 +33,9 @@ from tests.fintrec.tiny import (
 
 def make(**changes: object) -> Checkpoint:
     pctr, pcvr = models(**changes)
+    if "item_history" in changes:
+        for one in (pctr, pcvr):
+            torch.nn.init.normal_(one.item_head.counts_head.output_KU)
     data, model = training_set(4), config(**changes)
     return Checkpoint(
         recipe=Recipe(name="test", model=model, training=TrainingConfig()),
@@ -111,7 +114,7 @@ def test_incomplete_or_foreign_checkpoints_are_refused(saved, tmp_path: Path) ->
         {"time_encoding": "learned", "num_layers": 1},
         {"use_fm": False},
         {"elapsed": "half_lives", "item_vectors": "compared", "click_link": "sigmoid"},
-        {"item_history": True, "window": 5},
+        {"item_history": True, "window": 5, "num_layers": 1},
         {"shared_trunk": True, "num_layers": 3},
         {
             "dynamic_fusion": "concat",
@@ -129,7 +132,8 @@ def test_every_alternative_is_scripted_exported_and_loaded_again(
     checkpoints.save(original, tmp_path / "checkpoint")
     again = checkpoints.load(tmp_path / "checkpoint")
     assert again.recipe == original.recipe
-    has_files = "pooling" in changes  # every program takes seconds: where graphs differ most
+    # Every program takes seconds: where graphs differ most.
+    has_files = "pooling" in changes or "item_history" in changes
     export(tmp_path / "checkpoint", tmp_path / "models", program=has_files)
     rng = np.random.default_rng(0)
     inputs = history_inputs([history(rng, 20) for _ in range(5)])

@@ -3,23 +3,23 @@
 import numpy as np
 import pytest
 import torch
-from torch.nn import functional
 
 from features.history import EMPTY, Rows
 from features.spec import DAY_MS, HOUR_MS
 from features.vocabulary import Vocabulary, fingerprint
 from fintrec.learning.preparation import prepare
-from fintrec.models import item_counts
 from fintrec.models.config import Recipe, TrainingConfig
 from fintrec.models.item_counts import (
     CATEGORY_SLOTS,
+    COUNTS_WIDTH,
     HALF_LIVES_H,
+    ITEM_SLOTS,
+    Fade,
     ItemCounts,
     ItemCountsHead,
-    counts_width,
 )
 from fintrec.popularity import measure
-from fintrec.training import train_models
+from fintrec.training import train, train_models
 from tests.fintrec.tiny import (
     ITEMS,
     NAMES,
@@ -32,7 +32,7 @@ from tests.fintrec.tiny import (
 )
 
 CATEGORIES = torch.tensor([0, 1, 0, 1, 2, 2, 0])
-NUM_VALUES = len(HALF_LIVES_H)
+NUM_VALUES, SLOTS = len(HALF_LIVES_H), ITEM_SLOTS + CATEGORY_SLOTS
 
 
 def told(model: torch.nn.Module) -> None:
@@ -49,8 +49,8 @@ def by_hand(model: torch.nn.Module, rows: Rows, sees: list[bool]) -> np.ndarray:
     size = inputs[1].shape[1]
     with torch.inference_mode():
         x_TD = model.encoder.embedding(*inputs)[0, size - len(rows) :]
-        value_TL = counts.value(functional.gelu(counts.mix(x_TD))).numpy()
-    found = np.zeros((NUM_VALUES, len(ITEMS) + CATEGORY_SLOTS))
+        value_TL = counts.values(x_TD[None])[0].numpy()
+    found = np.zeros((NUM_VALUES, SLOTS))
     number = {fingerprint("item", name): place for place, name in enumerate(ITEMS)}
     for place, row in enumerate(rows):
         item = number.get(int(row["item"]))
@@ -60,7 +60,7 @@ def by_hand(model: torch.nn.Module, rows: Rows, sees: list[bool]) -> np.ndarray:
         for value, half_life_h in enumerate(HALF_LIVES_H):
             left = value_TL[place, value] * 2.0 ** (-age_ms / (half_life_h * HOUR_MS))
             found[value, item] += left
-            found[value, len(ITEMS) + int(CATEGORIES[item])] += left
+            found[value, ITEM_SLOTS + int(CATEGORIES[item])] += left
     return found
 
 
@@ -77,7 +77,7 @@ def test_counts_are_those_of_a_plain_loop(length: int) -> None:
         told(model)
         with torch.inference_mode():
             state_W = model.encode(*history_inputs([rows]))[0].float()
-        assert len(state_W) == model.item_head.state_width == 16 + counts_width(len(ITEMS))
+        assert len(state_W) == model.item_head.state_width == 16 + COUNTS_WIDTH
         expected = by_hand(model, rows, sees)
         np.testing.assert_allclose(
             state_W[16:].reshape(expected.shape), expected, rtol=2e-3, atol=2e-3
@@ -90,7 +90,7 @@ def test_of_two_like_items_only_the_one_of_the_history_moves_and_its_category_a_
     head.set_categories(CATEGORIES)
     torch.nn.init.ones_(head.output_U)
     torch.nn.init.zeros_(head.item_KU)
-    counts = torch.zeros(1, NUM_VALUES, len(ITEMS) + CATEGORY_SLOTS)
+    counts = torch.zeros(1, NUM_VALUES, SLOTS)
     request = request_inputs(np.random.default_rng(0), 1)[1]
     request[:, 7] = request[:, 6]
     state, nothing = torch.zeros(1, 16), torch.zeros(1, len(ITEMS))
@@ -98,7 +98,7 @@ def test_of_two_like_items_only_the_one_of_the_history_moves_and_its_category_a_
         before = head(nothing, state, counts.flatten(1), request)
         counts[:, :, 3] = 1.0
         own = head(nothing, state, counts.flatten(1), request) - before
-        counts[:, :, len(ITEMS) + 1] = 1.0
+        counts[:, :, ITEM_SLOTS + 1] = 1.0
         both = head(nothing, state, counts.flatten(1), request) - before
     assert own.nonzero()[:, 1].tolist() == [3]
     assert both.nonzero()[:, 1].tolist() == [1, 3]  # the items of category 1
@@ -110,7 +110,7 @@ def test_counts_fade_on_until_the_request() -> None:
     torch.nn.init.normal_(head.output_KU)
     rng = np.random.default_rng(0)
     request = request_inputs(rng, 1)[1]
-    counts = torch.randn(1, NUM_VALUES, len(ITEMS) + CATEGORY_SLOTS)
+    counts = torch.randn(1, NUM_VALUES, SLOTS)
     left = torch.tensor([2.0 ** (-24 / hours) for hours in HALF_LIVES_H])[None, :, None]
     at_once, next_day = request.clone(), request.clone()
     at_once[:, 7] = at_once[:, 6]
@@ -131,19 +131,39 @@ def test_names_that_are_not_scored_leave_no_count() -> None:
             assert not model.encode(*history_inputs([rows]))[0, 16:].any()
 
 
-def test_more_items_than_slots_share_them(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(item_counts, "ITEM_SLOTS", 3)
-    many = tuple(f"item_{number}" for number in range(40))
+def test_more_items_than_slots_share_them() -> None:
+    many = tuple(f"item_{number}" for number in range(ITEM_SLOTS + 40))
     vocabulary = Vocabulary.build(NAMES, many)
     counts = ItemCounts(vocabulary, 16)
-    counts.set_categories(torch.arange(40))
+    counts.set_categories(torch.arange(len(many)))
     prints = torch.tensor([[fingerprint("item", name) for name in vocabulary.items]])
-    items, categories = (slots[0].tolist() for slots in counts.slots(prints))
-    assert items == [number % 3 for number in range(40)]
-    assert categories == [3 + number % CATEGORY_SLOTS for number in range(40)]
-    head = ItemCountsHead(40, 16)
-    assert head.item_slot_K.tolist() == [number % 3 for number in range(40)]
-    assert counts_width(40) == NUM_VALUES * (3 + CATEGORY_SLOTS)
+    items, categories = (slots[0] for slots in counts.slots(prints))
+    assert torch.equal(items, torch.arange(len(many)) % ITEM_SLOTS)
+    assert torch.equal(categories, ITEM_SLOTS + torch.arange(len(many)) % CATEGORY_SLOTS)
+    head = ItemCountsHead(len(many), 16)
+    assert torch.equal(head.item_slot_K, items)
+
+
+def test_weight_decay_leaves_the_half_lives_where_they_start() -> None:
+    fade = Fade()
+    optimiser = torch.optim.AdamW(fade.parameters(), lr=0.1, weight_decay=0.5)
+    for _ in range(10):
+        (0.0 * fade(torch.tensor([HOUR_MS])).sum()).backward()
+        optimiser.step()
+    expected = torch.tensor(HALF_LIVES_H, dtype=torch.float64) * HOUR_MS
+    torch.testing.assert_close(fade.half_lives_ms(), expected)
+
+
+def test_a_start_from_a_checkpoint_keeps_the_categories_of_the_data() -> None:
+    data = training_set(6)
+    recipe = Recipe(name="test", model=config(item_history=True), training=TrainingConfig(epochs=1))
+    start = train(data, recipe)
+    object.__setattr__(data, "categories", tuple(f"c{n}" for n in CATEGORIES.tolist()))
+    trained = train_models(data, recipe, start=start)
+    for model in (trained.pctr, trained.pcvr):
+        assert model is not None
+        assert torch.equal(model.item_head.category_K, CATEGORIES)
+        assert torch.equal(model.encoder.item_counts.category_slot_K, ITEM_SLOTS + CATEGORIES)
 
 
 def test_the_categories_of_a_data_set_reach_both_ends() -> None:
@@ -154,7 +174,7 @@ def test_the_categories_of_a_data_set_reach_both_ends() -> None:
     prepare(*pair, data, measure(data), 0)
     for model in pair:
         assert torch.equal(model.item_head.counts_head.category_place_K, CATEGORIES)
-        assert torch.equal(model.encoder.item_counts.category_slot_K, len(ITEMS) + CATEGORIES)
+        assert torch.equal(model.encoder.item_counts.category_slot_K, ITEM_SLOTS + CATEGORIES)
 
 
 def test_training_moves_both_ends_of_the_counts() -> None:
@@ -168,5 +188,5 @@ def test_training_moves_both_ends_of_the_counts() -> None:
         assert model.item_head.counts_head.output_U.any()
         values = model.encoder.item_counts.value.weight
         assert not torch.equal(values, before.encoder.item_counts.value.weight)
-        half_lives = model.encoder.item_counts.fade.log_half_life_L
-        assert not torch.equal(half_lives, before.encoder.item_counts.fade.log_half_life_L)
+        half_lives = model.encoder.item_counts.fade.log_change_L
+        assert not torch.equal(half_lives, before.encoder.item_counts.fade.log_change_L)

@@ -14,8 +14,17 @@ from features.history import EMPTY, merged
 from features.spec import NUM_STATIC
 from features.vocabulary import fingerprint
 from fintrec.models.config import paper, tiny_cpu
+from fintrec.models.pctr import Pctr
 from fintrec.models.served import Encode, Head
 from tests.fintrec.tiny import ITEMS, history, history_inputs, models, request_inputs
+
+
+def every_state(pctr: Pctr, inputs: Sequence[Tensor]) -> Tensor:
+    """States (B, T, W) at all positions of a batch."""
+    batch, size = inputs[1].shape
+    window_L = torch.arange(batch).repeat_interleave(size)
+    from_end_L = torch.arange(size, 0, -1).repeat(batch)
+    return pctr.encode_at(*inputs, window_L, from_end_L).unflatten(0, (batch, size))
 
 
 @pytest.mark.parametrize("item_history", [False, True])
@@ -26,7 +35,7 @@ def test_gradient_flows_only_from_visible_interactions(mask: str, item_history: 
     tokens, times, dynamic = history_inputs([history(np.random.default_rng(4), 12)], 16)
     times_T = times[0].tolist()
     probe = dynamic.float().requires_grad_()
-    hidden = pctr.encode_all(tokens, times, probe)[0]
+    hidden = every_state(pctr, (tokens, times, probe))[0]
     for i in range(4, 16):
         (gradient,) = torch.autograd.grad(hidden[i].square().sum(), probe, retain_graph=True)
         reached = gradient[0].abs().sum(1) > 0
@@ -101,10 +110,8 @@ def test_the_stored_state_is_the_full_computation(changes: dict[str, object]) ->
     pctr, pcvr = models(**changes)
     inputs = history_inputs([history(rng, n) for n in (3, 9, 16)], 16)
     with torch.inference_mode():
-        newest = pctr.encode_all(*inputs)[:, -1]
-        torch.testing.assert_close(
-            pctr.encoder.hidden(*inputs, 1)[:, 0], newest, atol=1e-5, rtol=1e-5
-        )
+        newest = every_state(pctr, inputs)[:, -1]
+        torch.testing.assert_close(pctr.encoder.hidden(*inputs), newest, atol=1e-5, rtol=1e-5)
         embedded = pcvr.encoder.embedding(*inputs)
         visible = (inputs[1] > 0)[:, None, :].expand(-1, 16, -1)
         every = pcvr.encoder.blocks(embedded, visible | torch.eye(16, dtype=torch.bool), 16)
@@ -162,7 +169,7 @@ def test_logits_have_the_same_bytes_whatever_else_is_in_the_batch(
 
     def hidden(asked: Sequence[Tensor]) -> tuple[Tensor, Tensor]:
         """Before they are rounded to what is stored."""
-        return pctr.encoder.hidden(*asked, 1), pcvr.encoder.hidden(*asked)
+        return pctr.encoder.hidden(*asked), pcvr.encoder.hidden(*asked)
 
     with torch.inference_mode():
         whole = hidden(inputs)
@@ -234,7 +241,6 @@ def test_window_cuts_the_context() -> None:
         assert torch.equal(
             model.encode(*history_inputs([rows])), model.encode(*history_inputs([other]))
         )
-    assert pctr.encode_all(*history_inputs([rows])).shape == (1, 5, 16)
 
 
 @pytest.mark.parametrize(
