@@ -236,6 +236,7 @@ def served_model(version: int, items: Sequence[str], width: int = 4) -> ServedMo
         calibration=Calibration(f"platt-{version}", 1.0, float(version)),
         popularity=Popularity(shares, shares, kinds, kinds),
         d_model=width // 2,
+        state_width=width,
         window=WINDOW,
         buckets=BUCKETS,
         recipe={},
