@@ -7,6 +7,7 @@ block works for Q, width D, feed-forward F, S rows in the head of width P, K ite
     last block  4 B T D^2 (key, value) + 4 B Q D^2 + 4 B Q T D + 4 B Q D F
     embedding   2 B T D (F_d, and D where it is concatenated) + 2 B T D (elapsed times)
     head        2 S P (D + F_s + F_fm + 1 + 2 of the time since the last event + K + G)
+    item counts 2 B T (D + L) U + 2 S (L * slots + D) U' (L values, U and U' units), where they are kept
     backward    twice the forward, once where the input is data and wants no gradient
 
 Softmax, norms, gelu, dropout, tables and the optimiser count nothing: they are overhead here. So is
@@ -23,6 +24,13 @@ from torch import Tensor
 from features.spec import FM_WIDTH, NUM_DYNAMIC, NUM_STATIC
 from fintrec.models.config import ModelConfig
 from fintrec.models.head import NUM_CATEGORIES
+from fintrec.models.item_counts import (
+    CATEGORY_SLOTS,
+    HALF_LIVES_H,
+    HEAD_UNITS,
+    ITEM_SLOTS,
+    UNITS,
+)
 
 _CALENDAR = 3  # inputs of a learned time encoding beside the elapsed times
 _SILENCE = 2  # inputs of the head's time since the last event
@@ -64,10 +72,11 @@ def products(config: ModelConfig, sizes: Sizes) -> list[Product]:
     length = min(sizes.length, config.window)
     queries = min(sizes.queries, length)
     found = [
-        *_embedding(config, sizes, length),
+        *_embedding(config, sizes),  # of all: the window is cut afterwards
         *_block(config, sizes.batch, length, length, config.num_layers - 1),
         *_block(config, sizes.batch, length, queries, 1),
         *_head(config, sizes),
+        *(_item_counts(config, sizes, length) if config.item_history else ()),
     ]
     return [product for product in found if product.count]
 
@@ -85,8 +94,8 @@ def _block(config: ModelConfig, batch: int, length: int, queries: int, count: in
     ]
 
 
-def _embedding(config: ModelConfig, sizes: Sizes, length: int) -> list[Product]:
-    tokens, d = sizes.batch * length, config.d_model
+def _embedding(config: ModelConfig, sizes: Sizes) -> list[Product]:
+    tokens, d = sizes.batch * sizes.length, config.d_model
     elapsed = 2 if sizes.until_newest else 1
     concat = config.dynamic_fusion == "concat"
     found = [Product(1, 1, tokens, NUM_DYNAMIC + d * concat, d, of_data=not concat)]
@@ -105,6 +114,17 @@ def _head(config: ModelConfig, sizes: Sizes) -> list[Product]:
         *(Product(1, 1, rows, columns, width, of_data=True) for columns in data),
         Product(1, 1, rows, width, sizes.num_items),
         Product(1, 1, rows, width, NUM_CATEGORIES),
+    ]
+
+
+def _item_counts(config: ModelConfig, sizes: Sizes, length: int) -> list[Product]:
+    tokens, rows, values = sizes.batch * length, sizes.states, len(HALF_LIVES_H)
+    return [
+        Product(1, 1, tokens, config.d_model, UNITS),
+        Product(1, 1, tokens, UNITS, values),
+        Product(1, 1, rows * ITEM_SLOTS, values, HEAD_UNITS),
+        Product(1, 1, rows * CATEGORY_SLOTS, values, HEAD_UNITS),
+        Product(1, 1, rows, config.d_model, HEAD_UNITS),
     ]
 
 

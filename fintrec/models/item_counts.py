@@ -28,8 +28,8 @@ ITEM_SLOTS: Final = 256
 CATEGORY_SLOTS: Final = 16  # behind those of the items
 HALF_LIVES_H: Final = (3.0, 24.0, 120.0, 720.0)  # where training starts, one a value
 COUNTS_WIDTH: Final = len(HALF_LIVES_H) * (ITEM_SLOTS + CATEGORY_SLOTS)
-_UNITS: Final = 32  # that read an interaction
-_HEAD_UNITS: Final = 16  # that read the slots of a scored item
+UNITS: Final = 32  # that read an interaction
+HEAD_UNITS: Final = 16  # that read the slots of a scored item
 
 
 class Fade(nn.Module):
@@ -97,8 +97,8 @@ class ItemCounts(nn.Module):
         self.register_buffer("sorted_prints_K", ascending)
         self.register_buffer("item_at_K", places)
         self.register_buffer("category_slot_K", torch.full_like(places, ITEM_SLOTS))
-        self.mix = nn.Linear(d_model, _UNITS)
-        self.value = nn.Linear(_UNITS, len(HALF_LIVES_H))
+        self.mix = nn.Linear(d_model, UNITS)
+        self.value = nn.Linear(UNITS, len(HALF_LIVES_H))
         self.fade = Fade()
 
     @torch.no_grad()
@@ -172,12 +172,12 @@ class ItemCountsHead(nn.Module):
         self.register_buffer("item_slot_K", items % ITEM_SLOTS, persistent=False)
         self.register_buffer("category_place_K", torch.zeros_like(items))
         self.fade = Fade()
-        self.own = nn.Linear(self.num_values, _HEAD_UNITS)
-        self.category = nn.Linear(self.num_values, _HEAD_UNITS, bias=False)
-        self.state = nn.Linear(d_model, _HEAD_UNITS, bias=False)
-        self.item_KU = nn.Parameter(torch.randn(num_items, _HEAD_UNITS) * 0.3)
-        self.output_U = nn.Parameter(torch.zeros(_HEAD_UNITS))
-        self.output_KU = nn.Parameter(torch.zeros(num_items, _HEAD_UNITS))
+        self.own = nn.Linear(self.num_values, HEAD_UNITS)
+        self.category = nn.Linear(self.num_values, HEAD_UNITS, bias=False)
+        self.state = nn.Linear(d_model, HEAD_UNITS, bias=False)
+        self.item_KU = nn.Parameter(torch.randn(num_items, HEAD_UNITS) * 0.3)
+        self.output_U = nn.Parameter(torch.zeros(HEAD_UNITS))
+        self.output_KU = nn.Parameter(torch.zeros(num_items, HEAD_UNITS))
 
     @torch.no_grad()
     def set_categories(self, category_K: Tensor) -> None:

@@ -17,6 +17,7 @@ VARIANTS = (
     {"num_layers": 1, "use_fm": False, "timestamp_mask": "upto"},
     {"dynamic_fusion": "concat", "time_encoding": "learned", "pooling": "last_two"},
     {"window": 5, "time_encoding": "none"},
+    {"item_history": True},
 )
 
 
