@@ -19,6 +19,7 @@ from torch.nn import functional
 
 from features.spec import FM_WIDTH, NUM_STATIC
 from features.vocabulary import Vocabulary, fingerprint
+from fintrec.models.config import ModelConfig
 from fintrec.models.embedding import OpenField, RequestEmbedding, Standardise
 from fintrec.models.item_counts import COUNTS_WIDTH, ItemCountsHead, NoItemCountsHead
 
@@ -64,31 +65,23 @@ class ItemHead(nn.Module):
 
     category_K: Tensor
 
-    def __init__(
-        self,
-        vocabulary: Vocabulary,
-        d_model: int,
-        d_head: int,
-        dropout: float = 0.0,
-        use_fm: bool = True,
-        item_history: bool = False,
-    ) -> None:
+    def __init__(self, vocabulary: Vocabulary, config: ModelConfig) -> None:
         super().__init__()
-        num_items = len(vocabulary.items)
-        self.use_fm = use_fm
+        num_items, d_model, d_head = len(vocabulary.items), config.d_model, config.d_head
+        self.use_fm = config.use_fm
         self.d_model = d_model
-        self.state_width = d_model + (COUNTS_WIDTH if item_history else 0)
+        self.state_width = d_model + (COUNTS_WIDTH if config.item_history else 0)
         self.num_static = NUM_STATIC
         self.fm_end = NUM_STATIC + FM_WIDTH
         self.static_scale = Standardise(NUM_STATIC)
         self.fuse_h = nn.Linear(d_model, d_head)
         self.fuse_s = nn.Linear(NUM_STATIC, d_head, bias=False)
         self.fuse_fm = nn.Linear(FM_WIDTH + 1, d_head, bias=False)
-        if not use_fm:
+        if not config.use_fm:
             nn.init.zeros_(self.fuse_fm.weight)
             self.fuse_fm.requires_grad_(False)
         self.fuse_request = RequestEmbedding(vocabulary, d_head)
-        self.dropout = nn.Dropout(dropout)
+        self.dropout = nn.Dropout(config.dropout)
         self.output = nn.Linear(d_head, num_items)
         self.by_category = nn.Linear(d_head, NUM_CATEGORIES, bias=False)
         self.register_buffer("category_K", torch.zeros(num_items, dtype=torch.int64))
@@ -97,7 +90,7 @@ class ItemHead(nn.Module):
         nn.init.normal_(self.by_category.weight, std=0.01)
         self.compared: nn.Module = NotCompared()
         self.counts_head = (
-            ItemCountsHead(num_items, d_model) if item_history else NoItemCountsHead()
+            ItemCountsHead(num_items, d_model) if config.item_history else NoItemCountsHead()
         )
 
     def compare_with(self, history_items: OpenField, items: Sequence[str]) -> None:

@@ -112,14 +112,7 @@ class Pctr(nn.Module):
         super().__init__()
         self.link = config.click_link
         self.encoder = ClickDecoder(vocabulary, config)
-        self.item_head = ItemHead(
-            vocabulary,
-            config.d_model,
-            config.d_head,
-            config.dropout,
-            config.use_fm,
-            config.item_history,
-        )
+        self.item_head = ItemHead(vocabulary, config)
         if config.item_vectors == "compared":
             self.item_head.compare_with(self.encoder.embedding.item, vocabulary.items)
 

@@ -115,14 +115,7 @@ class Pcvr(nn.Module):
     def __init__(self, vocabulary: Vocabulary, config: ModelConfig) -> None:
         super().__init__()
         self.encoder = ConversionEncoder(vocabulary, config)
-        self.item_head = ItemHead(
-            vocabulary,
-            config.d_model,
-            config.d_head,
-            config.dropout,
-            config.use_fm,
-            config.item_history,
-        )
+        self.item_head = ItemHead(vocabulary, config)
         if config.item_vectors == "compared":
             self.item_head.compare_with(self.encoder.embedding.item, vocabulary.items)
 
