@@ -5,7 +5,8 @@ block works for Q, width D, feed-forward F, S rows in the head of width P, K ite
 
     block       8 B T D^2 (query, key, value, output) + 4 B T^2 D (scores, mix) + 4 B T D F
     last block  4 B T D^2 (key, value) + 4 B Q D^2 + 4 B Q T D + 4 B Q D F
-    embedding   2 B T D (F_d, and D where it is concatenated) + 2 B T D (elapsed times)
+    embedding   2 B T D (F_d, and D where it is concatenated) + 2 B T D (elapsed times), T before the
+                window is cut
     head        2 S P (D + F_s + F_fm + 1 + 2 of the time since the last event + K + G)
     item counts 2 B T (D + L) U + 2 S (L * slots + D) U' (L values, U and U' units), where they are kept
     backward    twice the forward, once where the input is data and wants no gradient
